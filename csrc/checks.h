@@ -1,0 +1,97 @@
+// Arguments of the ops: checked once, named in the error, made contiguous, described by a TTShape.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ttgraph {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Sizes of a tensor-train table; core k is (rows[k], ranks[k], cols[k], ranks[k + 1]).
+struct TTShape {
+  std::vector<int64_t> rows, cols, ranks;
+  std::vector<int64_t> prefix_cols;  // columns of the product of the first k + 1 cores
+  int64_t num_prefixes = 1;          // product of all rows but the last
+  int64_t num_rows = 1;
+  int64_t embedding_dim = 1;
+
+  int64_t depth() const { return static_cast<int64_t>(rows.size()); }
+  int64_t last() const { return depth() - 1; }
+  int64_t slice(int64_t k) const { return ranks[k] * cols[k] * ranks[k + 1]; }  // numbers per row digit
+  int64_t core(int64_t k) const { return rows[k] * slice(k); }
+};
+
+template <class... Parts>
+std::string message(const Parts&... parts) {
+  std::string text;
+  const auto add = [&](const auto& part) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>)
+      text += std::to_string(part);
+    else
+      text += part;
+  };
+  (add(parts), ...);
+  return text;
+}
+
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) throw std::invalid_argument(message(parts...));
+}
+
+inline TTShape check_cores(const char* op, const std::vector<Tensor>& cores) {
+  TTShape shape;
+  require(cores.size() >= 2, op, " needs at least 2 cores, got ", cores.size());
+  shape.ranks.push_back(1);
+  for (size_t k = 0; k < cores.size(); ++k) {
+    const Tensor& core = cores[k];
+    require(core.dim() == 4, op, " needs cores of 4 dimensions, got cores[", k, "] of ", core.dim());
+    require(core.is_cpu() && core.scalar_type() == cores[0].scalar_type(), op,
+            " needs cores of one dtype on the CPU; cores[", k, "] differs");
+    require(core.size(1) == shape.ranks.back(), op, " needs cores[", k, "] of left rank ", shape.ranks.back(),
+            ", got ", core.size(1));
+    for (int64_t d = 0; d < 4; ++d) require(core.size(d) > 0, op, " got cores[", k, "] without entries");
+    shape.rows.push_back(core.size(0));
+    shape.cols.push_back(core.size(2));
+    shape.ranks.push_back(core.size(3));
+    shape.embedding_dim *= core.size(2);
+    shape.prefix_cols.push_back(shape.embedding_dim);
+    shape.num_prefixes = shape.num_rows;
+    require(!__builtin_mul_overflow(shape.num_rows, core.size(0), &shape.num_rows), op,
+            " got row factors that multiply to more than an int64 holds");
+  }
+  require(shape.ranks.back() == 1, op, " needs the last core to end with rank 1, got ", shape.ranks.back());
+  return shape;
+}
+
+inline void check_num_embeddings(const char* op, const TTShape& shape, int64_t num_embeddings) {
+  require(num_embeddings >= 0 && num_embeddings <= shape.num_rows, op, ": row_factors multiply to ",
+          shape.num_rows, ", fewer than num_embeddings=", num_embeddings);
+}
+
+// Row ids as contiguous int64.
+inline Tensor check_ids(const char* op, const Tensor& ids) {  // (num_ids,)
+  const bool integer = ids.scalar_type() == ScalarType::Long || ids.scalar_type() == ScalarType::Int;
+  require(ids.dim() == 1 && ids.is_cpu() && integer, op,
+          " needs ids of one dimension, int32 or int64, on the CPU");
+  return torch::stable::contiguous(torch::stable::to(ids, ScalarType::Long));
+}
+
+inline Tensor check_grad(const char* op, const TTShape& shape, const Tensor& grad, int64_t num_rows,
+                         const std::vector<Tensor>& cores) {
+  require(grad.dim() == 2 && grad.size(0) == num_rows && grad.size(1) == shape.embedding_dim &&
+              grad.is_cpu() && grad.scalar_type() == cores[0].scalar_type(),
+          op, " needs grad of shape (", num_rows, ", ", shape.embedding_dim,
+          ") in the dtype of the cores, on the CPU");
+  return torch::stable::contiguous(grad);
+}
+
+}  // namespace ttgraph

@@ -1,0 +1,147 @@
+// Gradients of the cores, written by several threads without atomics and added up in a fixed order.
+#pragma once
+
+#include <cstring>
+
+#include "cpu/cores.h"
+
+namespace ttgraph {
+
+// Share 0 writes the gradients themselves, every other share a private copy. Of the major core a
+// private slice is enough: shares follow its digit, so only the first slice of a share can also
+// belong to the share before.
+template <class T>
+class CoreGradients {
+ public:
+  CoreGradients(const TTShape& shape, const Tensor& like, ScalarType sum_type, int64_t major, int64_t shares)
+      : shape_(shape), major_(major), first_(shares, -1) {
+    for (int64_t k = 0; k < shape.depth(); ++k) {
+      Tensor grad = torch::stable::new_zeros(
+          like, {shape.rows[k], shape.ranks[k], shape.cols[k], shape.ranks[k + 1]}, sum_type);
+      data_.push_back(static_cast<T*>(grad.mutable_data_ptr()));
+      grads_.push_back(std::move(grad));
+      offsets_.push_back(copy_size_);
+      copy_size_ += k == major ? shape.slice(k) : shape.core(k);
+    }
+    copies_.reset(new T[(shares - 1) * copy_size_]);
+  }
+
+  // To be called by the share itself, so that its memory is near it.
+  void clear(int64_t share) {
+    if (share > 0) std::memset(copy(share), 0, copy_size_ * sizeof(T));
+  }
+
+  // Where `share` adds its part of one slice, (ranks[k], cols[k] * ranks[k + 1]).
+  T* slice(int64_t share, int64_t k, int64_t digit) {
+    if (share == 0) return data_[k] + digit * shape_.slice(k);
+    if (k != major_) return copy(share) + offsets_[k] + digit * shape_.slice(k);
+    if (first_[share] < 0) first_[share] = digit;
+    return first_[share] == digit ? copy(share) + offsets_[k] : data_[k] + digit * shape_.slice(k);
+  }
+
+  // Adds the copies to the gradients, share by share, and returns them in the type of the cores.
+  std::vector<Tensor> sum(ScalarType dtype) {
+    const int64_t shares = static_cast<int64_t>(first_.size());
+    for (int64_t k = 0; k < shape_.depth() && shares > 1; ++k) {
+      if (k == major_) {
+        for (int64_t share = 1; share < shares; ++share)
+          if (first_[share] >= 0)
+            add(data_[k] + first_[share] * shape_.slice(k), copy(share) + offsets_[k], shape_.slice(k));
+        continue;
+      }
+      torch::stable::parallel_for(0, shape_.core(k), 1 << 14, [&](int64_t begin, int64_t end) {
+        for (int64_t share = 1; share < shares; ++share)
+          add(data_[k] + begin, copy(share) + offsets_[k] + begin, end - begin);
+      });
+    }
+    for (Tensor& grad : grads_) grad = torch::stable::to(grad, dtype);
+    return std::move(grads_);
+  }
+
+ private:
+  static void add(T* to, const T* from, int64_t size) {
+    T* const* const blocks = &to;
+    arithmetic<T>().add_blocks(blocks, 1, 1, size, from, size);
+  }
+  T* copy(int64_t share) { return copies_.get() + (share - 1) * copy_size_; }
+
+  const TTShape& shape_;
+  const int64_t major_;
+  std::vector<int64_t> first_;  // of every share: the first major digit it met
+  std::vector<Tensor> grads_;
+  std::vector<T*> data_;
+  std::vector<int64_t> offsets_;  // of core k in a copy
+  int64_t copy_size_ = 0;
+  std::unique_ptr<T[]> copies_;
+};
+
+// The way back through PrefixProduct, for one share. The gradient of a product that several
+// prefixes share is summed before it goes down to the cores.
+template <class T>
+class PrefixGradient {
+ public:
+  PrefixGradient(const Cores<T>& cores, const Cores<T>& transposed, CoreGradients<T>& grads, int64_t share)
+      : shape_(cores.shape),
+        transposed_(transposed),
+        grads_(grads),
+        share_(share),
+        product_(cores),
+        pending_(shape_.last(), false),
+        grad_(shape_.last()) {
+    for (int64_t k = 0; k < shape_.last(); ++k) grad_[k].resize(shape_.prefix_cols[k] * shape_.ranks[k + 1]);
+  }
+
+  void enter(int64_t prefix) {
+    flush(product_.differs_at(prefix));
+    product_.enter(prefix);
+  }
+
+  const T* product() const { return product_.value(); }  // (prefix_cols, rank)
+
+  // d product += rows (prefix_cols, columns) * slices (columns, rank)
+  void add(const T* rows, int64_t columns, const T* slices) {
+    const int64_t k = shape_.last() - 1, rank = shape_.ranks[k + 1];
+    arithmetic<T>().gemm(shape_.prefix_cols[k], rank, columns, rows, columns, 1, slices, rank,
+                         grad_[k].data(), rank, pending_[k]);
+    pending_[k] = true;
+  }
+
+  // Hands the pending gradients of levels `from` and deeper on to the cores.
+  void flush(int64_t from = 0) {
+    for (int64_t k = shape_.last(); k-- > from;) {
+      if (!pending_[k]) continue;
+      pending_[k] = false;
+      const int64_t width = shape_.cols[k] * shape_.ranks[k + 1], rank = shape_.ranks[k];
+      const int64_t height = shape_.prefix_cols[k] / shape_.cols[k], digit = product_.digit(k);
+      T* const slice = grads_.slice(share_, k, digit);
+      if (k == 0) {
+        arithmetic<T>().add_blocks(&slice, 1, 1, width, grad_[0].data(), width);
+        continue;
+      }
+      arithmetic<T>().gemm(rank, width, height, product_.level(k - 1), 1, rank, grad_[k].data(), width, slice,
+                           width, true);
+      arithmetic<T>().gemm(height, rank, width, grad_[k].data(), width, 1, transposed_.slice(k, digit), rank,
+                           grad_[k - 1].data(), rank, pending_[k - 1]);
+      pending_[k - 1] = true;
+    }
+  }
+
+ private:
+  const TTShape& shape_;
+  const Cores<T>& transposed_;
+  CoreGradients<T>& grads_;
+  const int64_t share_;
+  PrefixProduct<T> product_;
+  std::vector<bool> pending_;
+  std::vector<std::vector<T>> grad_;
+};
+
+// A thread is worth its private copy of the gradients only if it has more work than adding that up.
+inline int64_t count_gradient_shares(const TTShape& shape, int64_t num_rows) {
+  int64_t numbers = 0;
+  for (int64_t k = 0; k < shape.depth(); ++k) numbers += shape.core(k);
+  return count_shares(num_rows * shape.embedding_dim * shape.ranks[shape.last()],
+                      std::max<int64_t>(1 << 16, numbers));
+}
+
+}  // namespace ttgraph

@@ -1,0 +1,25 @@
+// The table of contents of the kernels: every op of the compiled library.
+#include <torch/csrc/stable/library.h>
+
+#include "checks.h"
+
+namespace ttgraph {
+Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
+std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids);
+Tensor tt_materialize(std::vector<Tensor> cores, int64_t num_embeddings);
+std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores);
+}  // namespace ttgraph
+
+STABLE_TORCH_LIBRARY(ttgraph, library) {
+  library.def("tt_lookup(Tensor[] cores, Tensor ids, SymInt num_embeddings) -> Tensor");
+  library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids) -> Tensor[]");
+  library.def("tt_materialize(Tensor[] cores, SymInt num_embeddings) -> Tensor");
+  library.def("tt_materialize_backward(Tensor grad, Tensor[] cores) -> Tensor[]");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
+  library.impl("tt_lookup", TORCH_BOX(&ttgraph::tt_lookup));
+  library.impl("tt_lookup_backward", TORCH_BOX(&ttgraph::tt_lookup_backward));
+  library.impl("tt_materialize", TORCH_BOX(&ttgraph::tt_materialize));
+  library.impl("tt_materialize_backward", TORCH_BOX(&ttgraph::tt_materialize_backward));
+}

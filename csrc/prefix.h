@@ -1,0 +1,175 @@
+// Row ids grouped by their shared leading digits.
+//
+// A row id is prefix * rows[last] + suffix. The prefixes are visited digit by digit of one of them,
+// the major digit: that of the largest leading core. So one slice of that core stays in the cache
+// while it is in use, and its gradient is written by one thread after another, never by two at once.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "checks.h"
+
+namespace ttgraph {
+
+// Splits work into shares, one a thread; a share is worth a thread if it holds at least `grain`.
+inline int64_t count_shares(int64_t work, int64_t grain) {
+  return std::clamp<int64_t>(work / std::max<int64_t>(grain, 1), 1, torch::stable::get_num_threads());
+}
+
+template <class Body>
+void each_share(int64_t shares, const Body& body) {
+  torch::stable::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t share = begin; share < end; ++share) body(share);
+  });
+}
+
+// Where share number `share` of `size` things begins; exact for any size.
+inline int64_t share_begin(int64_t size, int64_t shares, int64_t share) {
+  return size / shares * share + std::min(size % shares, share);
+}
+
+// The order in which prefixes are visited: a bijection between prefixes and places.
+class PrefixOrder {
+ public:
+  explicit PrefixOrder(const TTShape& shape) {
+    for (int64_t k = 1; k < shape.last(); ++k)
+      if (shape.core(k) > shape.core(major_)) major_ = k;
+    stride_ = 1;
+    for (int64_t k = major_ + 1; k < shape.last(); ++k) stride_ *= shape.rows[k];
+    rows_ = shape.rows[major_];
+    num_rest_ = shape.num_prefixes / rows_;
+  }
+
+  int64_t major() const { return major_; }
+
+  int64_t place(int64_t prefix) const {
+    const int64_t above = prefix / stride_, low = prefix - above * stride_;
+    const int64_t high = above / rows_, digit = above - high * rows_;
+    return digit * num_rest_ + high * stride_ + low;
+  }
+
+  int64_t prefix(int64_t place) const {
+    const int64_t digit = place / num_rest_;
+    return prefix(digit, place - digit * num_rest_);
+  }
+
+  int64_t prefix(int64_t digit, int64_t rest) const {
+    const int64_t high = rest / stride_, low = rest - high * stride_;
+    return (high * rows_ + digit) * stride_ + low;
+  }
+
+  // The prefixes below `used` all have digits below used_digits() and the rest below used_rest().
+  int64_t used_digits(int64_t used) const { return std::min(rows_, (used + stride_ - 1) / stride_); }
+  int64_t used_rest(int64_t used) const { return (used + rows_ * stride_ - 1) / (rows_ * stride_) * stride_; }
+
+ private:
+  int64_t major_ = 0, stride_ = 1, rows_ = 1, num_rest_ = 1;
+};
+
+// Every prefix of a table of `num_embeddings` rows, in that order, with the number of its rows.
+class PrefixWalk {
+ public:
+  PrefixWalk(const TTShape& shape, int64_t num_embeddings)
+      : order(shape), suffixes_(shape.rows[shape.last()]), num_embeddings_(num_embeddings) {
+    const int64_t used = (num_embeddings + suffixes_ - 1) / suffixes_;
+    rest_ = order.used_rest(used);
+    size_ = order.used_digits(used) * rest_;
+  }
+
+  int64_t size() const { return size_; }
+
+  template <class Body>
+  void share(int64_t shares, int64_t share, const Body& body) const {
+    const int64_t end = share_begin(size_, shares, share + 1);
+    for (int64_t i = share_begin(size_, shares, share); i < end; ++i) {
+      const int64_t digit = i / rest_, prefix = order.prefix(digit, i - digit * rest_);
+      const int64_t count = std::min(suffixes_, num_embeddings_ - prefix * suffixes_);
+      if (count > 0) body(prefix, count);
+    }
+  }
+
+  const PrefixOrder order;
+
+ private:
+  int64_t suffixes_, num_embeddings_, rest_, size_;
+};
+
+// One requested row: sorted by place, in the order of the request within a prefix.
+struct Entry {
+  uint64_t key;  // place << suffix_bits | suffix
+  int64_t row;   // where in the output (or its gradient)
+};
+
+struct SortedIds {
+  PrefixOrder order;
+  int suffix_bits;
+  std::unique_ptr<Entry[]> entries;
+
+  int64_t place(const Entry& entry) const { return static_cast<int64_t>(entry.key >> suffix_bits); }
+  int64_t prefix(const Entry& entry) const { return order.prefix(place(entry)); }
+  int64_t suffix(const Entry& entry) const {
+    return static_cast<int64_t>(entry.key & ((uint64_t{1} << suffix_bits) - 1));
+  }
+};
+
+// Stable radix sort of the ids by prefix, least significant bits first, over shares of the ids.
+inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
+                                int64_t num_embeddings) {
+  const PrefixOrder order(shape);
+  constexpr int kMaxBits = 11;
+  const int64_t suffixes = shape.rows[shape.last()];
+  const int suffix_bits = std::bit_width(static_cast<uint64_t>(suffixes - 1));
+  const int place_bits = std::bit_width(static_cast<uint64_t>(shape.num_prefixes - 1));
+  const int passes = (place_bits + kMaxBits - 1) / kMaxBits;
+  const int64_t shares = count_shares(size, 8192);
+  std::unique_ptr<Entry[]> entries(new Entry[size]), other(new Entry[passes ? size : 0]);
+
+  std::vector<int64_t> offender(shares, size);
+  each_share(shares, [&](int64_t share) {
+    const int64_t end = share_begin(size, shares, share + 1);
+    for (int64_t row = share_begin(size, shares, share); row < end; ++row) {
+      const int64_t id = ids[row];
+      if (id < 0 || id >= num_embeddings) {
+        offender[share] = row;
+        return;
+      }
+      const int64_t prefix = id / suffixes, suffix = id - prefix * suffixes;
+      entries[row] = {
+          static_cast<uint64_t>(order.place(prefix)) << suffix_bits | static_cast<uint64_t>(suffix), row};
+    }
+  });
+  const int64_t first = *std::min_element(offender.begin(), offender.end());
+  if (first < size)
+    throw std::out_of_range(message(op, ": id ", ids[first], " at position ", first,
+                                    " is out of range for num_embeddings=", num_embeddings));
+
+  for (int pass = 0; pass < passes; ++pass) {
+    const int shift = suffix_bits + place_bits * pass / passes;
+    const int64_t bins = int64_t{1} << (suffix_bits + place_bits * (pass + 1) / passes - shift);
+    const auto bin = [&](const Entry& entry) {
+      return static_cast<int64_t>(entry.key >> shift) & (bins - 1);
+    };
+    std::vector<int64_t> next(shares * bins, 0);
+    each_share(shares, [&](int64_t share) {
+      const int64_t end = share_begin(size, shares, share + 1);
+      for (int64_t i = share_begin(size, shares, share); i < end; ++i) ++next[share * bins + bin(entries[i])];
+    });
+    int64_t total = 0;
+    for (int64_t b = 0; b < bins; ++b)
+      for (int64_t share = 0; share < shares; ++share) total += std::exchange(next[share * bins + b], total);
+    each_share(shares, [&](int64_t share) {
+      const int64_t end = share_begin(size, shares, share + 1);
+      for (int64_t i = share_begin(size, shares, share); i < end; ++i)
+        other[next[share * bins + bin(entries[i])]++] = entries[i];
+    });
+    entries.swap(other);
+  }
+  return {order, suffix_bits, std::move(entries)};
+}
+
+}  // namespace ttgraph

@@ -1,0 +1,23 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_SHARED = Path(os.environ.get("TTGRAPH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def shared_data():
+    """A function from the name of a real graph to its path; skips the test where the file is missing."""
+
+    def find(name: str) -> Path:
+        path = _SHARED / name
+        if not path.exists():
+            pytest.skip(f"{name} is not here; set TTGRAPH_TEST_DATA to the folder that holds it")
+        return path
+
+    return find

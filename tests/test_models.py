@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+
+import ttgraph.models.node as node_module
+from ttgraph.graph import CSR
+from ttgraph.models import NodeClassifier, adjacency, make_gnn
+from ttgraph.nn import TTEmbedding
+
+NAMES = ("gcn", "sage", "gat")
+
+
+def some_graph(num_nodes: int = 50) -> CSR:
+    edges = torch.randint(num_nodes - 1, (2, 200), generator=torch.Generator().manual_seed(0))  # one isolated node
+    return CSR.undirected(edges, num_nodes)
+
+
+def edge_index_of(csr: CSR) -> torch.Tensor:
+    return torch.stack([csr.neighbours, torch.repeat_interleave(torch.arange(csr.num_nodes), csr.degrees)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_is_pygs_own(name):
+    csr = some_graph()
+    model = NodeClassifier(nn.Embedding(csr.num_nodes, 16), make_gnn(name, 16, 5, hidden=32)).eval()
+    kind = {"gcn": pyg.GCN, "sage": pyg.GraphSAGE, "gat": pyg.GAT}[name]
+    oracle = kind(16, 32, 3, 5, norm="batch", **({"heads": 4} if name == "gat" else {})).eval()
+    oracle.load_state_dict(model.gnn.state_dict())
+    expected = oracle(model.embedding.weight, edge_index_of(csr))
+    torch.testing.assert_close(model(adjacency(name, csr)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("messages", [16, 700, 1 << 26])
+def test_layerwise_inference_equals_the_forward_pass(name, messages, monkeypatch):
+    monkeypatch.setattr(node_module, "_INFERENCE_MESSAGES", messages)
+    csr = some_graph()
+    model = NodeClassifier(TTEmbedding(csr.num_nodes, 16, rank=3, std=1.0), make_gnn(name, 16, 5, hidden=32))
+    adj = adjacency(name, csr)
+    model(adj)  # moves the running statistics of the batch normalisation
+    inferred = model.inference(adj)
+    assert model.training
+    torch.testing.assert_close(inferred, model.eval()(adj), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_the_embedding(name):
+    csr = some_graph()
+    model = NodeClassifier(TTEmbedding(csr.num_nodes, 16, rank=3, std=1.0), make_gnn(name, 16, 5, hidden=32))
+    model(adjacency(name, csr)).square().sum().backward()
+    assert all(core.grad.abs().sum() > 0 for core in model.embedding.cores)
+
+
+def test_gcn_weights_of_a_part_come_from_the_whole_graph():
+    csr = some_graph()
+    whole = adjacency("gcn", csr).to_dense()
+    # A part with every neighbour in it has the very weights of the whole; a part with half of them, twice these.
+    again = adjacency("gcn", CSR(csr.offsets, csr.neighbours), csr.degrees).to_dense()
+    torch.testing.assert_close(again, whole)
+    star = CSR.incoming(torch.tensor([[1, 2, 3, 4], [0, 0, 0, 0]]), 5)
+    half = CSR.incoming(torch.tensor([[1, 2], [0, 0]]), 5)
+    full_row, half_row = adjacency("gcn", star).to_dense()[0], adjacency("gcn", half, star.degrees).to_dense()[0]
+    torch.testing.assert_close(half_row[1:3], 2 * full_row[1:3])
+    torch.testing.assert_close(half_row[0], full_row[0])
+
+
+def test_hidden_must_be_a_multiple_of_heads():
+    with pytest.raises(ValueError, match="multiple of heads=4"):
+        make_gnn("gat", 8, 3, hidden=30)
+
+
+def test_unknown_network():
+    with pytest.raises(ValueError, match="take gcn, sage or gat"):
+        make_gnn("gin", 8, 3)

@@ -1,0 +1,360 @@
+"""The ops against the reference, and the reference against itself by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ttgraph._library import HAS_LIBRARY
+from ttgraph.ops import reference, tt_lookup, tt_materialize
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+
+def make_cores(row_factors, col_factors, ranks, dtype=torch.float64, seed=0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = zip(row_factors, ranks, col_factors, ranks[1:], strict=False)
+    return [torch.randn(size, dtype=torch.float64, generator=generator).to(dtype).requires_grad_() for size in sizes]
+
+
+def small_cores(dtype=torch.float64) -> list[Tensor]:
+    return make_cores((3, 4, 5), (2, 3, 4), (1, 3, 2, 1), dtype)
+
+
+def assert_exact(op, truth, cores) -> None:
+    """Rows, and gradients of a random weighted sum of them, are as exact as their dtype allows.
+
+    The truth is computed in float64. An entry may err by the roundings of a sum, measured by the
+    sum of the absolute values of its terms, and where the result is bfloat16 by one rounding of it.
+    """
+    dtype = cores[0].dtype
+    rows = op(cores)
+    assert rows.dtype == dtype
+    weight = torch.randn(rows.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    got = [rows, *torch.autograd.grad(rows, cores, weight)]
+
+    def expected(change):
+        wide = [change(core.detach().double()).requires_grad_() for core in cores]
+        rows = truth(wide)
+        return [rows, *torch.autograd.grad(rows, wide, change(weight.double()))]
+
+    sums = torch.finfo(torch.float32 if dtype == torch.bfloat16 else dtype).eps
+    result = 2**-8 if dtype == torch.bfloat16 else 0.0
+    for actual, want, size in zip(got, expected(torch.clone), expected(torch.abs), strict=True):
+        assert actual.shape == want.shape
+        error = (actual.double() - want).abs()
+        assert (error <= 40 * sums * size + result * want.abs()).all(), error.max()
+
+
+@st.composite
+def tables(draw):
+    depth = draw(st.integers(2, 5))
+    row_factors = draw(st.lists(st.integers(1, 9), min_size=depth, max_size=depth))
+    # Widths around those of the vector registers and far from them.
+    col_factors = draw(st.lists(st.integers(1, 3), min_size=depth - 1, max_size=depth - 1))
+    col_factors.append(draw(st.sampled_from([1, 2, 3, 4, 5, 8, 11, 16, 19, 32, 35])))
+    ranks = [1, *draw(st.lists(st.integers(1, 18), min_size=depth - 1, max_size=depth - 1)), 1]
+    num_embeddings = math.prod(row_factors) - draw(st.integers(0, math.prod(row_factors) // 3))
+    cores = make_cores(row_factors, col_factors, ranks, draw(st.sampled_from(DTYPES)), draw(st.integers(0, 99)))
+    return cores, num_embeddings
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.integers(0, 400), st.sampled_from([torch.int32, torch.int64]), st.integers(0, 99))
+def test_lookup_equals_reference(table, num_ids, id_dtype, seed):
+    cores, num_embeddings = table
+    ids = torch.randint(num_embeddings, (num_ids,), generator=torch.Generator().manual_seed(seed)).to(id_dtype)
+    assert_exact(
+        lambda cores: tt_lookup(cores, ids, num_embeddings=num_embeddings),
+        lambda cores: reference.tt_lookup(cores, ids, num_embeddings),
+        cores,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables())
+def test_materialize_equals_reference(table):
+    cores, num_embeddings = table
+    assert_exact(
+        lambda cores: tt_materialize(cores, num_embeddings),
+        lambda cores: reference.tt_materialize(cores, num_embeddings),
+        cores,
+    )
+
+
+@pytest.mark.parametrize("row_factors", [(60, 24, 13), (24, 60, 13), (12, 6, 20, 13), (2, 1, 13)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_threads_share_the_work(row_factors, dtype):
+    """Enough rows for every thread; a major digit in each place, and one that all threads share."""
+    ranks = (1, *[8] * (len(row_factors) - 1), 1)
+    cores = make_cores(row_factors, (2, 2, 4, 8)[-len(row_factors) :], ranks, dtype)
+    num_rows = math.prod(row_factors) - 10
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            ids = torch.randint(num_rows, (9000,), generator=torch.Generator().manual_seed(threads))
+            assert_exact(
+                partial(tt_lookup, ids=ids), partial(reference.tt_lookup, ids=ids, num_embeddings=num_rows), cores
+            )
+            assert_exact(
+                partial(tt_materialize, num_embeddings=num_rows),
+                partial(reference.tt_materialize, num_embeddings=num_rows),
+                cores,
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_reference_equals_the_definition():
+    """E[i, j] = G1[i1, :, j1, :] ... Gd[id, :, jd, :], multiplied out entry by entry."""
+    cores = [core.detach() for core in small_cores()]
+    table = reference.tt_materialize(cores, 60)
+    rows = itertools.product(range(3), range(4), range(5))
+    cols = list(itertools.product(range(2), range(3), range(4)))
+    for (i, row_digits), (j, col_digits) in itertools.product(enumerate(rows), enumerate(cols)):
+        product = torch.eye(1, dtype=torch.float64)
+        for core, r, c in zip(cores, row_digits, col_digits, strict=True):
+            product = product @ core[r, :, c, :]
+        torch.testing.assert_close(table[i, j], product[0, 0])
+
+
+def test_reference_gradient_equals_autograd():
+    cores = small_cores()
+    ids = torch.tensor([7, 7, 0, 59])
+    grad = torch.randn(4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    got = reference.tt_lookup_backward(grad, cores, ids)
+    for a, b in zip(got, torch.autograd.grad(reference.tt_lookup(cores, ids, 60), cores, grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (2, 0, 3), (4, 1, 2)])
+def test_ids_of_any_shape(shape):
+    cores = small_cores()
+    ids = torch.randint(60, shape, generator=torch.Generator().manual_seed(0))
+    rows = tt_lookup(cores, ids)
+    assert rows.shape == (*shape, 24)
+    torch.testing.assert_close(rows, tt_materialize(cores, 60)[ids])
+    for grad, core in zip(torch.autograd.grad(rows.sum(), cores), cores, strict=True):
+        assert grad.shape == core.shape
+        assert ids.numel() or not grad.any()
+
+
+@pytest.mark.parametrize("num_embeddings", [0, 1, 4, 6, 59, 60])
+def test_part_of_a_table(num_embeddings):
+    cores = small_cores()
+    assert_exact(
+        partial(tt_materialize, num_embeddings=num_embeddings),
+        partial(reference.tt_materialize, num_embeddings=num_embeddings),
+        cores,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reference_is_exact_in_every_dtype(dtype):
+    ids = torch.randint(60, (200,), generator=torch.Generator().manual_seed(0))
+    truth = partial(reference.tt_lookup, ids=ids, num_embeddings=60)
+    assert_exact(truth, truth, small_cores(dtype))
+
+
+def test_non_contiguous_input():
+    dense = small_cores()
+    strided = [core.detach().mT.contiguous().mT.requires_grad_() for core in dense]
+    assert not strided[1].is_contiguous()
+    ids = torch.arange(60).reshape(6, 10).t()[::2]
+    grad = torch.randn(24, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).t().expand(5, 6, 24)
+    rows, expected = tt_lookup(strided, ids), tt_lookup(dense, ids.contiguous())
+    assert torch.equal(rows, expected)
+    got = torch.autograd.grad(rows, strided, grad)
+    for a, b in zip(got, torch.autograd.grad(expected, dense, grad.contiguous()), strict=True):
+        assert torch.equal(a, b)
+    grad = grad.transpose(0, 1).flatten(0, 1).t().contiguous().t()
+    got = torch.autograd.grad(tt_materialize(strided, 30), strided, grad)
+    for a, b in zip(got, torch.autograd.grad(tt_materialize(dense, 30), dense, grad.contiguous()), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_repeat_to_the_bit():
+    cores = make_cores((30, 8, 12), (4, 4, 8), (1, 16, 16, 1), torch.float32)
+    ids = torch.randint(2880, (30_000,), generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(30_000, 128, generator=torch.Generator().manual_seed(1))
+    first = None
+    for _ in range(3):
+        grads = torch.autograd.grad(tt_lookup(cores, ids), cores, weight)
+        grads += torch.autograd.grad(tt_materialize(cores, 2880), cores, weight[:2880])
+        if first is not None:
+            assert all(torch.equal(a, b) for a, b in zip(first, grads, strict=True))
+        first = grads
+
+
+@pytest.mark.parametrize(
+    ("row_factors", "num_rows"),
+    [
+        ((480, 500, 500), 111_059_956),
+        ((1024, 1024, 1024, 1024), 2**40),
+        ((2**20, 2**12, 2**8), 2**40),
+        ((2**20, 2**20), 2**40),
+    ],
+)
+def test_row_ids_are_exact_in_huge_tables(row_factors, num_rows):
+    """Cores whose entries are the digits: what comes back names the row that was read."""
+    depth = len(row_factors)
+    cores = []
+    for size in row_factors:  # each core holds its digit in column 1 and a 1 in column 0
+        core = torch.ones(size, 1, 2, 1, dtype=torch.float64)
+        core[:, 0, 1, 0] = torch.arange(size)
+        cores.append(core.requires_grad_())
+    ids = torch.randint(num_rows, (300,), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([ids, torch.tensor([0, num_rows - 1, num_rows // 2, 2**24 + 1, 2**25 + 1])])
+    rows = tt_lookup(cores, ids, num_embeddings=num_rows)
+    grads = torch.autograd.grad(rows[:, 0].sum(), cores)  # counts how often each digit was read
+    for k in reversed(range(depth)):
+        digits = torch.tensor([row_id // math.prod(row_factors[k + 1 :]) % row_factors[k] for row_id in ids.tolist()])
+        assert torch.equal(rows[:, 2 ** (depth - 1 - k)].long(), digits)
+        assert torch.equal(grads[k][:, 0, 0, 0].long(), torch.bincount(digits, minlength=row_factors[k]))
+    with pytest.raises(IndexError, match=f"id {num_rows} at position 1 .* num_embeddings={num_rows}"):
+        tt_lookup(cores, torch.tensor([0, num_rows]), num_embeddings=num_rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("bad", [-1, 58, 2**31 - 1])
+def test_out_of_range_id_is_named(bad, dtype):
+    cores = small_cores()
+    ids = torch.tensor([[0, 57], [bad, bad]], dtype=dtype)
+    with pytest.raises(IndexError, match=f"id {bad} at position 2 is out of range for num_embeddings=58"):
+        tt_lookup(cores, ids, num_embeddings=58)
+    compiled = torch.compile(lambda: tt_lookup(cores, ids, num_embeddings=58), backend="aot_eager", fullgraph=True)
+    with pytest.raises(IndexError, match=f"id {bad} at position 2"):
+        compiled()
+
+
+def _with_core(k, core):
+    cores = [core.detach() for core in small_cores()]
+    return [*cores[:k], core, *cores[k + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("cores", "error", "text"),
+    [
+        (small_cores()[:1], ValueError, "at least 2 cores, got 1"),
+        (_with_core(1, torch.ones(4, 2, 3, 2, dtype=torch.float64)), ValueError, r"cores\[1\] .* left rank 3"),
+        (_with_core(0, torch.ones(3, 2, 2, 3, dtype=torch.float64)), ValueError, r"cores\[0\] .* left rank 1"),
+        (_with_core(2, torch.ones(5, 2, 4, 2, dtype=torch.float64)), ValueError, "end with rank 1"),
+        (_with_core(2, torch.ones(5, 2, 4, dtype=torch.float64)), ValueError, r"cores\[2\] of shape \(5, 2, 4\)"),
+        (_with_core(1, torch.ones(4, 3, 0, 2, dtype=torch.float64)), ValueError, r"cores\[1\] of shape \(4, 3, 0, 2\)"),
+        (_with_core(1, torch.ones(4, 3, 3, 2)), TypeError, r"cores\[1\] of torch.float32"),
+        ([core.detach().long() for core in small_cores()], TypeError, "torch.int64"),
+        (_with_core(1, [1.0]), TypeError, r"cores\[1\] of type list"),
+    ],
+)
+def test_malformed_cores(cores, error, text):
+    with pytest.raises(error, match=text):
+        tt_lookup(cores, torch.tensor([0]))
+    with pytest.raises(error, match=text):
+        tt_materialize(cores, 1)
+
+
+def test_malformed_ids_and_sizes():
+    cores = small_cores()
+    with pytest.raises(TypeError, match="int32 or int64, got torch.float32"):
+        tt_lookup(cores, torch.tensor([0.0]))
+    with pytest.raises(TypeError, match="got list"):
+        tt_lookup(cores, [0])
+    for call in (lambda n: tt_lookup(cores, torch.tensor([0]), num_embeddings=n), lambda n: tt_materialize(cores, n)):
+        with pytest.raises(ValueError, match="multiply to 60, fewer than num_embeddings=61"):
+            call(61)
+        with pytest.raises(ValueError, match="num_embeddings >= 0, got -1"):
+            call(-1)
+
+
+@pytest.mark.skipif(not HAS_LIBRARY, reason="the kernels' own checks")
+def test_kernels_refuse_what_would_read_past_their_input():
+    cores = [core.detach() for core in small_cores()]
+    ops, ids = torch.ops.ttgraph, torch.tensor([0])
+    for call in (
+        lambda: ops.tt_lookup(_with_core(1, torch.ones(4, 2, 3, 2, dtype=torch.float64)), ids, 60),
+        lambda: ops.tt_lookup(_with_core(1, torch.ones(4, 3, 3, 2)), ids, 60),
+        lambda: ops.tt_lookup(cores, ids, 61),
+        lambda: ops.tt_lookup(cores, ids[None], 60),
+        lambda: ops.tt_materialize(cores, -1),
+        lambda: ops.tt_lookup_backward(torch.ones(2, 24, dtype=torch.float64), cores, ids),
+        lambda: ops.tt_lookup_backward(torch.ones(1, 24), cores, ids),
+        lambda: ops.tt_lookup_backward(torch.ones(1, 24, dtype=torch.float64), cores, torch.tensor([60])),
+        lambda: ops.tt_materialize_backward(torch.ones(61, 24, dtype=torch.float64), cores),
+        lambda: ops.tt_materialize_backward(torch.ones(24, dtype=torch.float64), cores),
+    ):
+        with pytest.raises((RuntimeError, ValueError, IndexError), match="tt_"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype):
+    cores = small_cores(dtype)
+    ids = torch.tensor([3, 59, 3, 0, 17], dtype=torch.int32)
+    plain = [core.detach() for core in cores]
+    check, ops = torch.library.opcheck, torch.ops.ttgraph
+    check(ops.tt_lookup.default, (cores, ids, 60))
+    check(ops.tt_materialize.default, (cores, 57))
+    check(ops.tt_lookup_backward.default, (torch.ones(5, 24, dtype=dtype), plain, ids))
+    check(ops.tt_materialize_backward.default, (torch.ones(57, 24, dtype=dtype), plain))
+
+
+def test_gradcheck():
+    cores = make_cores((2, 3, 2), (2, 1, 3), (1, 2, 3, 1))
+    ids = torch.tensor([3, 11, 3, 0])
+    for twice in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert twice(lambda *cores: tt_lookup(cores, ids).pow(2), cores)
+        assert twice(lambda *cores: tt_materialize(cores, 11).pow(2), cores)
+
+
+def test_one_core_frozen():
+    cores = small_cores()
+    cores[1].requires_grad_(False)
+    tt_lookup(cores, torch.tensor([5])).sum().backward()
+    assert cores[1].grad is None
+    assert cores[0].grad is not None
+    assert cores[2].grad is not None
+
+
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_compile_fullgraph(dynamic):
+    torch._dynamo.reset()
+    cores = small_cores()
+
+    def both(cores, ids, num_embeddings):
+        rows = tt_lookup(cores, ids, num_embeddings=58)
+        return rows.sin().sum() + tt_materialize(cores, num_embeddings).cos().sum()
+
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for count in (5, 9, 2):
+        ids = torch.randint(58, (count, 3), generator=torch.Generator().manual_seed(count))
+        got = torch.autograd.grad(compiled(cores, ids, 40 + count), cores)
+        for a, b in zip(got, torch.autograd.grad(both(cores, ids, 40 + count), cores), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_compile_with_the_default_backend():
+    torch._dynamo.reset()
+    cores, ids = small_cores(torch.float32), torch.tensor([1, 2, 1])
+    loss = torch.compile(lambda: tt_lookup(cores, ids).square().sum(), fullgraph=True)()
+    for a, b in zip(
+        torch.autograd.grad(loss, cores), torch.autograd.grad(tt_lookup(cores, ids).square().sum(), cores), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_nothing_of_the_result_is_kept_for_the_gradient():
+    cores = make_cores((10, 10, 10), (4, 4, 8), (1, 4, 4, 1), torch.float32)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        tt_lookup(cores, torch.arange(1000))
+        tt_materialize(cores, 1000)
+    assert kept
+    assert max(tensor.numel() for tensor in kept) <= 1000 < 1000 * 128

@@ -1,0 +1,128 @@
+"""The public names, pinned; and what importing them does not need."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import typing
+
+import pytest
+
+PUBLIC = {
+    "ttgraph": ["TTShape"],
+    "ttgraph.data": [
+        "DataError",
+        "Recipe",
+        "cache_folder",
+        "list_recipes",
+        "load_dataset",
+        "load_npz",
+        "planted_hierarchy",
+        "read_recipe",
+        "write_ogb",
+    ],
+    "ttgraph.graph": [
+        "CSR",
+        "adjusted_homophily",
+        "digit_homophily",
+        "edge_homophily",
+        "leading_eigenvectors",
+        "normalized_adjacency",
+        "propagate_labels",
+    ],
+    "ttgraph.init": ["from_matrix", "gaussian", "orthogonal", "spectral"],
+    "ttgraph.models": ["ModelName", "NodeClassifier", "adjacency", "make_gnn"],
+    "ttgraph.nn": ["TTEmbedding"],
+    "ttgraph.ops": ["tt_lookup", "tt_materialize"],
+    "ttgraph.order": [
+        "NodeOrder",
+        "digit_homophily",
+        "homophily_order",
+        "metis_order",
+        "natural_order",
+        "random_order",
+        "rcm_order",
+    ],
+    "ttgraph.train": [
+        "CheckpointError",
+        "DivergedError",
+        "Interrupted",
+        "NodeConfig",
+        "Result",
+        "Schedule",
+        "TrainConfig",
+        "fit",
+        "train",
+    ],
+}
+
+# Each stage of the script runs in the one fresh interpreter: an import takes seconds.
+BARE = """
+import importlib, sys
+
+HEAVY = ("torch_geometric", "matplotlib", "pymetis", "ogb")
+
+import ttgraph
+assert ttgraph.TTShape.plan(1000, 64, rank=8).num_params == 3200
+loaded = [name for name in HEAVY if name in sys.modules]
+assert not loaded, f"import ttgraph loads {loaded}"
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HEAVY:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+for name in ("shape", "tensor_train", "graph", "order", "init", "ops", "nn"):
+    importlib.import_module(f"ttgraph.{name}")
+
+import torch
+from ttgraph.nn import TTEmbedding
+from ttgraph.init import spectral
+from ttgraph.order import rcm_order
+ring = torch.stack([torch.arange(12), torch.arange(12).roll(-1)])
+order = rcm_order(ring, 12, (3, 2, 2))
+shape = ttgraph.TTShape.plan(12, 8, rank=2, row_factors=order.row_factors)
+table = TTEmbedding(12, 8, cores=spectral(shape, order.old_to_new[ring]))
+table(torch.arange(12)).sum().backward()
+assert not [name for name in HEAVY if name in sys.modules]
+"""
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names(module):
+    package = importlib.import_module(module)
+    assert sorted(package.__all__) == sorted(PUBLIC[module])
+    for name in package.__all__:
+        assert hasattr(package, name), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_functions_and_classes_say_what_they_are(module):
+    package = importlib.import_module(module)
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert typing.get_origin(value) is typing.Literal or (value.__doc__ or "").strip(), f"{module}.{name}"
+
+
+def test_sampling():
+    from torch_geometric.sampler import BaseSampler
+
+    from ttgraph.sampling import CSRNeighborSampler, partition_batches
+
+    assert issubclass(CSRNeighborSampler, BaseSampler)
+    assert callable(partition_batches)
+
+
+def test_an_order_is_a_pyg_transform():
+    from torch_geometric.transforms import BaseTransform
+
+    from ttgraph.order import NodeOrder
+
+    assert issubclass(NodeOrder, BaseTransform)
+
+
+def test_the_lower_floors_need_torch_numpy_and_scipy_alone():
+    finished = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr

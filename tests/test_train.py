@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ttgraph.data.synthetic import planted_hierarchy
+from ttgraph.train import CheckpointError, DivergedError, Interrupted, TrainConfig, engine, train
+
+SMALL = TrainConfig(hidden=16, dim=16, rank=4, epochs=6, layers=2, fanout=(4, 3), num_batches=3, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return planted_hierarchy(
+        600, num_classes=4, branching=(8, 4), level_shares=(0.3, 0.7), label_level=0, train_fraction=0.2, seed=0
+    )
+
+
+def weights(result):
+    return {name: value.clone() for name, value in result.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
+@pytest.mark.parametrize("model", ["gcn", "sage", "gat"])
+def test_every_model_learns_with_every_batching(data, model, batching):
+    result = train(replace(SMALL, model=model, batching=batching, epochs=25, row_factors=(10, 10, 6)), data)
+    assert result.summary["test"] > 0.5  # four classes of equal size
+    assert len(result.progress.history) == result.summary["epochs"]
+
+
+@pytest.mark.parametrize("order", ["metis", "homophily", "rcm", "random", "natural"])
+def test_every_order_and_both_embeddings_run(data, order):
+    for embedding in ("tt", "full"):
+        summary = train(replace(SMALL, order=order, embedding=embedding, epochs=1), data).summary
+        assert len(summary["digit_homophily"]) >= 1
+        assert summary["embedding_params"] == (600 * 16 if embedding == "full" else summary["embedding_params"])
+    assert summary["compression"] == 1.0
+
+
+@pytest.mark.parametrize("init", ["spectral", "orthogonal", "gaussian"])
+@pytest.mark.parametrize("embedding", ["tt", "full"])
+def test_every_start_has_the_scale_that_was_asked_for(data, init, embedding):
+    result = train(replace(SMALL, init=init, embedding=embedding, init_std=0.5, epochs=1, lr_cores=1e-12), data)
+    table = result.model.embedding.weight.detach()
+    assert table.square().mean().sqrt() == pytest.approx(0.5, rel=0.1)
+
+
+def test_same_seed_same_result(data):
+    first, second = (weights(train(SMALL, data)) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = weights(train(replace(SMALL, seed=1), data))
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_test_labels_choose_nothing(data):
+    shuffled = data.clone()
+    ids = data.test_mask.nonzero().flatten()
+    shuffled.y = data.y.clone()
+    shuffled.y[ids] = data.y[ids[torch.randperm(ids.numel())]]
+    first, second = train(SMALL, data), train(SMALL, shuffled)
+    assert first.summary["best_epoch"] == second.summary["best_epoch"]
+    assert torch.equal(first.scores, second.scores)
+
+
+def test_writes_everything_about_a_run(data, tmp_path):
+    result = train(replace(SMALL, out=tmp_path / "run"), data)
+    folder = tmp_path / "run"
+    summary = json.loads((folder / "summary.json").read_text())
+    wanted = {"test", "val", "metric", "embedding_params", "compression", "best_epoch", "seconds"}
+    assert wanted | {"seconds_per_epoch", "peak_memory_mb", "digit_homophily", "config"} <= summary.keys()
+    assert summary["config"]["rank"] == 4
+    assert summary["peak_memory_mb"] > 10
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 7))
+    assert max(row["val"] for row in rows) == summary["val"]
+    # Predictions are in the user's own ids: their accuracy on the user's labels is the one reported.
+    predictions = torch.from_numpy(np.load(folder / "predictions.npy"))
+    right = predictions[data.test_mask] == data.y[data.test_mask]
+    assert float(right.float().mean()) == pytest.approx(summary["test"])
+    assert torch.equal(result.scores.argmax(1), predictions)
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, monkeypatch):
+    config = replace(SMALL, batching=batching, checkpoint_seconds=0)
+    expected = train(replace(config, out=tmp_path / "whole"), data)
+
+    real, calls = engine._train_epoch, []
+
+    def dies_in_the_fourth_epoch(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_fourth_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(config, out=tmp_path / "cut"), data)
+    resumed = train(replace(config, out=tmp_path / "cut", resume=True), data)
+    assert len(calls) == 4 + 3
+    for name, value in weights(expected).items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert resumed.summary["val"] == expected.summary["val"]
+    scores = [
+        [json.loads(line)["val"] for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("whole", "cut")
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_first_interrupt_finishes_the_epoch_and_saves(data, tmp_path, monkeypatch):
+    real = engine._train_epoch
+
+    def interrupted(*args, **kwargs):
+        row = real(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+        return row
+
+    monkeypatch.setattr(engine, "_train_epoch", interrupted)
+    with pytest.raises(Interrupted, match="after epoch 1"):
+        train(replace(SMALL, out=tmp_path), data)
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_killed_at_any_time_the_checkpoint_is_whole(tmp_path):
+    """kill -9 while it trains and saves without pause; what it left always resumes."""
+    command = [sys.executable, "-m", "ttgraph", "train", "--config", str(tmp_path / "run.toml")]
+    recipe = tmp_path / "graph.toml"
+    recipe.write_text(
+        'source = "synthetic"\ngenerator = "planted_hierarchy"\n'
+        "[parameters]\nnum_nodes = 3000\nnum_classes = 4\nseed = 0\n"
+    )
+    (tmp_path / "run.toml").write_text(
+        f'data = "{recipe}"\nout = "{tmp_path / "run"}"\nhidden = 8\ndim = 64\nepochs = 100000\npatience = 100000\n'
+        'embedding = "full"\ninit = "gaussian"\norder = "natural"\nlayers = 1\ncheckpoint-seconds = 0.0\n'
+    )
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    last = 0
+    for delay in (0.11, 0.23, 0.37):
+        process = subprocess.Popen([*command, *(["--resume"] if last else [])], stderr=subprocess.PIPE)
+        begin = time.monotonic()
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and time.monotonic() - begin < 60:
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        _, metadata = engine.read_tensors(checkpoint)
+        assert metadata["progress"]["epoch"] > last
+        last = metadata["progress"]["epoch"]
+
+
+def test_earlier_results_are_never_overwritten(data, tmp_path):
+    train(replace(SMALL, out=tmp_path, epochs=1), data)
+    before = (tmp_path / "summary.json").read_bytes()
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(replace(SMALL, out=tmp_path, epochs=2), data)
+    with pytest.raises(CheckpointError, match="epochs=1 there and 2 here"):
+        train(replace(SMALL, out=tmp_path, epochs=2, resume=True), data)
+    assert (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_resume_without_a_checkpoint(data, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        train(replace(SMALL, out=tmp_path, resume=True), data)
+
+
+def test_damaged_checkpoint(data, tmp_path):
+    train(replace(SMALL, out=tmp_path, epochs=1), data)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(replace(SMALL, out=tmp_path, epochs=1, resume=True), data)
+
+
+def test_full_disk_leaves_the_previous_checkpoint_whole(data, tmp_path, monkeypatch):
+    train(replace(SMALL, out=tmp_path, epochs=1), data)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def no_space(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ttgraph.files.os.fsync", no_space)
+    with pytest.raises(OSError, match="No space left on device; what was there before is untouched"):
+        train(replace(SMALL, out=tmp_path, epochs=1, resume=True), data)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_loss_that_is_not_a_number_is_told(data):
+    with pytest.raises(DivergedError, match="smaller --lr"):
+        train(replace(SMALL, lr=1e30, lr_cores=1e30), data)
+
+
+def test_early_stopping(data):
+    result = train(replace(SMALL, epochs=60, patience=3, lr=1e-9, lr_cores=1e-9), data)
+    assert result.summary["epochs"] < 60
+    assert result.summary["epochs"] - result.summary["best_epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(rank=0), "rank must be at least 1"),
+        (dict(dropout=1.0), "dropout must be in"),
+        (dict(lr=0.0), "lr must be above 0"),
+        (dict(lr_cores=-1.0), "lr_cores must be above 0"),
+        (dict(depth=1), "depth must be at least 2"),
+        (dict(fanout=(3, 0)), "fanout must be counts"),
+        (dict(init_std=0.0), "init_std must be above 0"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)
+
+
+def test_unknown_device(data):
+    with pytest.raises(ValueError, match="not usable here"):
+        train(replace(SMALL, device="cuda:77"), data)

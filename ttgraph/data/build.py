@@ -1,0 +1,170 @@
+"""From arrays to the one `Data` that training reads: everything that can be wrong with them is said here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+METRICS = ("accuracy", "roc_auc")
+SPLIT_CODES = {"train": 1, "val": 2, "test": 3}
+
+
+class DataError(ValueError):
+    """A dataset that cannot be used; the message says what is wrong, where, and the cure."""
+
+
+def build_data(
+    origin: str,
+    *,
+    name: str,
+    edge_index: np.ndarray,  # (2, num_edges) integer
+    num_nodes: int,
+    y: np.ndarray,  # (num_nodes,) integer, -1 = unlabelled
+    split: np.ndarray,  # (num_nodes,) integer: 0 unused, 1 train, 2 validation, 3 test
+    num_classes: int | None = None,
+    metric: str | None = None,
+    undirected: bool = True,
+    x: np.ndarray | None = None,  # (num_nodes, num_features)
+) -> Data:
+    """Checks the arrays of a node classification problem and makes the `Data` of them.
+
+    Args:
+        origin: Where the arrays came from, for the error messages.
+        name: Name of the dataset.
+        edge_index: Source and target of each edge.  # (2, num_edges) integer
+        num_nodes: Number of nodes.
+        y: Class of each node, -1 where it is unknown.  # (num_nodes,) integer
+        split: 0 unused, 1 train, 2 validation, 3 test.  # (num_nodes,) integer
+        num_classes: Number of classes; left out, one more than the highest label.
+        metric: "accuracy" or "roc_auc"; left out, ROC AUC for two classes and accuracy for more.
+        undirected: Whether to keep every edge in both directions, once, without self loops; else as they are.
+        x: Node features, where they are wanted.  # (num_nodes, num_features)
+
+    Returns:
+        `Data` with edge_index (2, num_edges) int64, y (num_nodes,) int64, train_mask, val_mask and test_mask
+        (num_nodes,) bool, and the attributes num_nodes, num_classes, metric and name.
+
+    Raises:
+        DataError: If the arrays do not fit together.
+    """
+    from torch_geometric.data import Data
+
+    _check_edges(origin, edge_index, num_nodes)
+    classes = _check_labels(origin, y, num_nodes, num_classes)
+    _check_split(origin, split, y, num_nodes)
+    metric = metric or ("roc_auc" if classes == 2 else "accuracy")
+    if metric not in METRICS:
+        raise DataError(f"{origin}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if metric == "roc_auc" and classes != 2:
+        raise DataError(f"{origin}: metric roc_auc needs 2 classes, the labels have {classes}; use accuracy")
+    if x is not None and (x.ndim != 2 or len(x) != num_nodes):
+        raise DataError(f"{origin}: features must have shape ({num_nodes}, num_features), got {x.shape}")
+
+    edges = undirected_edges(edge_index, num_nodes) if undirected else np.array(edge_index, dtype=np.int64)
+    data = Data(edge_index=torch.from_numpy(edges), y=torch.from_numpy(y.astype(np.int64)))
+    data.num_nodes, data.num_classes, data.metric, data.name = num_nodes, classes, metric, name
+    for part, code in SPLIT_CODES.items():
+        data[f"{part}_mask"] = torch.from_numpy(split == code)
+    if x is not None:
+        data.x = torch.from_numpy(x.astype(np.float32))
+    return data
+
+
+def undirected_edges(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
+    """Both directions of every edge, each once, sorted, without self loops.
+
+    Args:
+        edge_index: Source and target of each edge, in one direction or both.  # (2, num_edges) integer
+        num_nodes: Number of nodes.
+
+    Returns:
+        The edges of the simple undirected graph.  # (2, 2 * num_undirected_edges) int64
+
+    Example:
+        >>> undirected_edges(np.array([[0, 2, 1, 1], [1, 1, 2, 1]]), 3).tolist()
+        [[0, 1, 1, 2], [1, 0, 2, 1]]
+    """
+    # One key per edge, sorted in place: of thousands of millions of edges, no second copy fits into memory.
+    num_edges = edge_index.shape[1]
+    keys = np.empty(2 * num_edges, dtype=np.int64)
+    for half, (source, target) in zip(np.split(keys, 2), (edge_index, edge_index[::-1]), strict=True):
+        half[:] = source
+        half *= num_nodes
+        half += target
+    keys.sort()
+    keep = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=keep[1:])
+    keep &= keys % (num_nodes + 1) != 0  # u * num_nodes + u: a self loop
+    keys = keys[keep]
+    edges = np.empty((2, len(keys)), dtype=np.int64)
+    np.divmod(keys, num_nodes, out=(edges[0], edges[1]))
+    return edges
+
+
+def _check_edges(origin: str, edge_index: np.ndarray, num_nodes: int) -> None:
+    if num_nodes < 1:
+        raise DataError(f"{origin}: the graph has num_nodes={num_nodes}; it needs at least one node")
+    if edge_index.ndim != 2 or len(edge_index) != 2 or not _is_integer(edge_index):
+        raise DataError(
+            f"{origin}: edge_index must be integer of shape (2, num_edges), got {edge_index.dtype} of shape "
+            f"{edge_index.shape}"
+        )
+    if edge_index.size:
+        low, high = edge_index.min(), edge_index.max()
+        if low < 0 or high >= num_nodes:
+            raise DataError(
+                f"{origin}: an edge leads to node {low if low < 0 else high}, which does not exist: the graph has "
+                f"num_nodes={num_nodes}, ids 0 to {num_nodes - 1}"
+            )
+
+
+def _check_labels(origin: str, y: np.ndarray, num_nodes: int, num_classes: int | None) -> int:
+    if y.shape != (num_nodes,) or not _is_integer(y):
+        raise DataError(f"{origin}: y must be integer of shape ({num_nodes},), got {y.dtype} of shape {y.shape}")
+    low, high = int(y.min()), int(y.max())
+    # Without a number of classes to hold it against, a label beyond the number of nodes is still a broken one.
+    limit = num_nodes if num_classes is None else num_classes
+    if low < -1 or high >= limit:
+        raise DataError(
+            f"{origin}: label {low if low < -1 else high} of node {int((y.argmin if low < -1 else y.argmax)())} is "
+            f"out of range: labels are 0 to {limit - 1}, and -1 for a node without one"
+        )
+    return high + 1 if num_classes is None else num_classes
+
+
+def _check_split(origin: str, split: np.ndarray, y: np.ndarray, num_nodes: int) -> None:
+    if split.shape != (num_nodes,) or not _is_integer(split) or split.min() < 0 or split.max() > 3:
+        raise DataError(
+            f"{origin}: a split must be integer of shape ({num_nodes},) with 0 unused, 1 train, 2 validation, 3 test, "
+            f"got {split.dtype} of shape {split.shape}"
+        )
+    for part, code in SPLIT_CODES.items():
+        if not (split == code).any():
+            long = {"train": "training", "val": "validation", "test": "test"}[part]
+            raise DataError(f"{origin}: the split has no {long} nodes; choose another split")
+    unlabelled = (split > 0) & (y < 0)
+    if unlabelled.any():
+        raise DataError(
+            f"{origin}: {int(unlabelled.sum())} nodes of the split have no label, the first of them node "
+            f"{int(unlabelled.argmax())}; give them a label or take them out of the split"
+        )
+
+
+def _is_integer(array: np.ndarray) -> bool:
+    return bool(np.issubdtype(array.dtype, np.integer))
+
+
+def check_split_index(origin: str, split: int, count: int) -> None:
+    """Refuses a split index that the dataset does not have.
+
+    Raises:
+        DataError: If ``split`` is not in 0 to ``count - 1``.
+    """
+    if not 0 <= split < count:
+        only = "1 split, number 0" if count == 1 else f"{count} splits, 0 to {count - 1}"
+        raise DataError(f"{origin}: there is no split {split}; it has {only}")

@@ -1,0 +1,104 @@
+"""One function for every dataset: a recipe, a file or a folder in, `Data` out."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttgraph.data.build import DataError, check_split_index
+from ttgraph.data.npz import load_npz
+from ttgraph.data.recipe import Recipe, list_recipes, read_recipe
+from ttgraph.data.synthetic import GENERATORS
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+
+def load_dataset(
+    source: str | Path = "homophily-100k",
+    *,
+    root: str | Path | None = None,
+    split: int = 0,
+    features: bool = False,
+) -> Data:
+    """Loads a node classification dataset.
+
+    Args:
+        source: A recipe's name (see `list_recipes`) or path, a `.npz` in the neutral format (see `load_npz`), or
+            the root of a dataset in OGB's layout on disk.
+        root: Folder for downloads; left out, ``$TTGRAPH_DATA``, else ``ttgraph`` in the user's cache folder.
+        split: Which of the dataset's splits to use.
+        features: Whether to read node features where the dataset has them, as ``data.x``.
+
+    Returns:
+        `Data` with edge_index (2, num_edges) int64, every edge in both directions unless the recipe says otherwise,
+        y (num_nodes,) int64 with -1 for unlabelled, train_mask, val_mask and test_mask (num_nodes,) bool, and the
+        attributes num_nodes, num_classes, metric ("accuracy" or "roc_auc") and name.
+
+    Raises:
+        DataError: If there is no such dataset, or it is broken, or it cannot be downloaded.
+
+    Example:
+        >>> data = load_dataset("homophily-100k")
+        >>> data.num_nodes, data.metric
+        (100000, 'accuracy')
+    """
+    recipes = list_recipes()
+    path = Path(source).expanduser()
+    if str(source) in recipes:
+        return _from_recipe(read_recipe(recipes[str(source)]), root, split, features)
+    if path.suffix == ".toml" and path.is_file():
+        return _from_recipe(read_recipe(path), root, split, features)
+    if path.is_dir():
+        from ttgraph.data.ogb import find_ogb, load_ogb
+
+        folder = find_ogb(path)
+        known = folder.name.removesuffix("_pyg").replace("_", "-")
+        recipe = read_recipe(recipes[known]) if known in recipes else Recipe(name=known, source="ogb", dataset=known)
+        # A folder is taken as it is: its own lists of counts are checked, what the recipe expects is not.
+        return load_ogb(folder, replace(recipe, num_nodes=0, num_edges=0), split=split, features=features)
+    if path.suffix == ".npz":
+        return load_npz(path, split=split, features=features)
+    if path.is_file():
+        raise DataError(f"{path}: neither a .npz nor a .toml recipe nor a folder in OGB's layout")
+    near = difflib.get_close_matches(str(source), recipes, n=1)
+    raise DataError(
+        f"{source}: no such file or folder in {Path.cwd()}, and no recipe of that name (there are "
+        f"{', '.join(recipes) or 'none'})" + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def cache_folder(root: str | Path | None = None) -> Path:
+    """The folder for downloads: ``root``, else ``$TTGRAPH_DATA``, else ``ttgraph`` in the user's cache folder."""
+    chosen = root or os.environ.get("TTGRAPH_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttgraph"
+
+
+def _from_recipe(recipe: Recipe, root: str | Path | None, split: int, features: bool) -> Data:
+    if recipe.source == "ogb":
+        from ttgraph.data.download import fetch_ogb
+        from ttgraph.data.ogb import load_ogb
+
+        return load_ogb(fetch_ogb(recipe, cache_folder(root)), recipe, split=split, features=features)
+    if recipe.source == "npz":
+        path = (recipe.path or Path()).parent / Path(recipe.dataset).expanduser()
+        return load_npz(path, split=split, features=features, recipe=recipe)
+    return _generate(recipe, split)
+
+
+def _generate(recipe: Recipe, split: int) -> Data:
+    if recipe.generator not in GENERATORS:
+        raise DataError(f"{recipe.path}: unknown generator {recipe.generator!r}; there are {', '.join(GENERATORS)}")
+    check_split_index(recipe.name, split, 1)
+    try:
+        data = GENERATORS[recipe.generator](**recipe.parameters)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{recipe.path}: {error}") from error
+    data.name = recipe.name
+    recipe.check_counts(data.num_nodes, data.num_edges // 2)
+    return data

@@ -1,0 +1,5 @@
+"""Layers."""
+
+from ttgraph.nn.embedding import TTEmbedding
+
+__all__ = ["TTEmbedding"]

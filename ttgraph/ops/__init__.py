@@ -1,0 +1,6 @@
+"""Rows of tensor-train tables, differentiable in the cores."""
+
+from ttgraph.ops.lookup import tt_lookup
+from ttgraph.ops.materialize import tt_materialize
+
+__all__ = ["tt_lookup", "tt_materialize"]

@@ -1,0 +1,90 @@
+"""Rows of a tensor-train table by id: the public function, its fake and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttgraph._library import register_reference
+from ttgraph.ops import reference
+from ttgraph.ops.checks import check_cores, embedding_dim
+
+
+def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | None = None) -> Tensor:
+    """Rows of the table that the cores hold, one for every id; differentiable in the cores.
+
+    Sorts the ids by prefix (their leading digits), multiplies the leading cores once per distinct
+    prefix, and multiplies that by the slices of the last core. The gradients are dense and
+    deterministic at a fixed number of threads; nothing of the size of the result is kept for them.
+
+    Args:
+        cores: Core k of shape (row_factors[k], ranks[k], col_factors[k], ranks[k + 1]), at least two,
+            float32, float64 or bfloat16 (summed in float32, rounded once).
+        ids: Row ids of any shape.  # int32 or int64
+        num_embeddings: Rows of the table: ids must be below. Default: all that the cores hold.
+
+    Returns:
+        The rows.  # (*ids.shape, embedding_dim)
+
+    Raises:
+        IndexError: If an id is negative or too large.
+        TypeError: If ids are no integers, or the cores of an unsupported dtype or of several.
+        ValueError: If the cores do not fit together or hold fewer than ``num_embeddings`` rows.
+
+    Source: Yin et al., "TT-Rec: Tensor train compression for deep learning recommendation models" (MLSys 2021),
+    for the table; Yin et al., "Nimble GNN embedding with tensor-train decomposition" (KDD 2022), for nodes.
+
+    Example:
+        >>> cores = [torch.ones(2, 1, 3, 2), torch.ones(5, 2, 4, 1)]
+        >>> tt_lookup(cores, torch.tensor([[0], [9]])).shape
+        torch.Size([2, 1, 12])
+    """
+    cores, num_embeddings = check_cores("tt_lookup", cores, num_embeddings)
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"tt_lookup needs ids as a tensor of int32 or int64, got {got}; convert them with .long()")
+    if ids.device != cores[0].device:
+        raise ValueError(f"tt_lookup needs ids and cores on one device, got {ids.device} and {cores[0].device}")
+    rows = torch.ops.ttgraph.tt_lookup(cores, ids.reshape(-1), num_embeddings)
+    return rows.view(*ids.shape, embedding_dim(cores))
+
+
+register_reference("tt_lookup", reference.tt_lookup)
+register_reference("tt_lookup_backward", reference.tt_lookup_backward)
+
+
+@torch.library.register_fake("ttgraph::tt_lookup")
+def _(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tensor:
+    return cores[0].new_empty(ids.shape[0], embedding_dim(cores))
+
+
+@torch.library.register_fake("ttgraph::tt_lookup_backward")
+def _(grad: Tensor, cores: Sequence[Tensor], ids: Tensor) -> list[Tensor]:
+    return [torch.empty_like(core, memory_format=torch.contiguous_format) for core in cores]
+
+
+def _save(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, int], output: Tensor) -> None:
+    cores, ids, _ = inputs
+    ctx.save_for_backward(ids, *cores)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, None]:
+    ids, *cores = ctx.saved_tensors
+    return torch.ops.ttgraph.tt_lookup_backward(grad, cores, ids), None, None
+
+
+def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], Tensor], output: list[Tensor]) -> None:
+    grad, cores, ids = inputs
+    ctx.save_for_backward(grad, ids, *cores)
+
+
+def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], None]:
+    grad, ids, *cores = ctx.saved_tensors
+    return *reference.second_derivative(reference.tt_lookup_backward, outer, grad, cores, ids), None
+
+
+torch.library.register_autograd("ttgraph::tt_lookup", _backward, setup_context=_save)
+torch.library.register_autograd("ttgraph::tt_lookup_backward", _double_backward, setup_context=_save_backward)

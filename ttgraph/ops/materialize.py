@@ -1,0 +1,74 @@
+"""The whole of a tensor-train table: the public function, its fake and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttgraph._library import register_reference
+from ttgraph.ops import reference
+from ttgraph.ops.checks import check_cores, embedding_dim
+
+
+def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
+    """The first rows of the table that the cores hold; differentiable in the cores.
+
+    Equal to ``tt_lookup(cores, torch.arange(num_embeddings))``, without ids to sort.
+
+    Args:
+        cores: As for ``tt_lookup``.
+        num_embeddings: How many rows, at most the product of the row factors.
+
+    Returns:
+        The rows.  # (num_embeddings, embedding_dim)
+
+    Raises:
+        TypeError: If the cores are of an unsupported dtype or of several.
+        ValueError: If the cores do not fit together or hold fewer than ``num_embeddings`` rows.
+
+    Example:
+        >>> cores = [torch.ones(2, 1, 3, 2), torch.ones(5, 2, 4, 1)]
+        >>> tt_materialize(cores, 9).shape
+        torch.Size([9, 12])
+    """
+    cores, num_embeddings = check_cores("tt_materialize", cores, num_embeddings)
+    return torch.ops.ttgraph.tt_materialize(cores, num_embeddings)
+
+
+register_reference("tt_materialize", reference.tt_materialize)
+register_reference("tt_materialize_backward", reference.tt_materialize_backward)
+
+
+@torch.library.register_fake("ttgraph::tt_materialize")
+def _(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
+    return cores[0].new_empty(num_embeddings, embedding_dim(cores))
+
+
+@torch.library.register_fake("ttgraph::tt_materialize_backward")
+def _(grad: Tensor, cores: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(core, memory_format=torch.contiguous_format) for core in cores]
+
+
+def _save(ctx: Any, inputs: tuple[Sequence[Tensor], int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[0])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
+    return torch.ops.ttgraph.tt_materialize_backward(grad, list(ctx.saved_tensors)), None
+
+
+def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor]], output: list[Tensor]) -> None:
+    grad, cores = inputs
+    ctx.save_for_backward(grad, *cores)
+
+
+def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    grad, *cores = ctx.saved_tensors
+    return reference.second_derivative(reference.tt_materialize_backward, outer, grad, cores)
+
+
+torch.library.register_autograd("ttgraph::tt_materialize", _backward, setup_context=_save)
+torch.library.register_autograd("ttgraph::tt_materialize_backward", _double_backward, setup_context=_save_backward)

@@ -1,0 +1,79 @@
+"""Pictures of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttgraph.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None, title: str = "") -> Figure:
+    """Plot loss and validation score against epochs.
+
+    Args:
+        history: A mapping per epoch with ``epoch``, ``loss`` and, where it was evaluated, ``val``.
+        path: Picture file to write, if any.
+        title: Above the picture.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = plot_curves([{"epoch": 1, "loss": 2.0, "val": 0.3}, {"epoch": 2, "loss": 1.0, "val": 0.5}])
+        >>> len(figure.axes)
+        2
+    """
+    figure = _figure(title)
+    left = figure.subplots()
+    left.plot([row["epoch"] for row in history], [row["loss"] for row in history], color="tab:blue")
+    left.set(xlabel="epoch")
+    left.set_ylabel("training loss", color="tab:blue")
+    right = left.twinx()
+    scored = [row for row in history if "val" in row]
+    right.plot([row["epoch"] for row in scored], [row["val"] for row in scored], color="tab:orange")
+    right.set_ylabel("validation score", color="tab:orange")
+    return _write(figure, path)
+
+
+def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | None = None) -> Figure:
+    """Plot the validation score of several contenders against epochs.
+
+    Args:
+        curves: For each contender's name the history of one run.
+        path: Picture file to write, if any.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure("")
+    axes = figure.subplots()
+    for name, history in curves.items():
+        scored = [row for row in history if "val" in row]
+        axes.plot([row["epoch"] for row in scored], [row["val"] for row in scored], label=name)
+    axes.set(xlabel="epoch", ylabel="validation score")
+    axes.grid(alpha=0.3)
+    if curves:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(loc="outside right upper", fontsize="small")
+    return _write(figure, path)
+
+
+def _figure(title: str) -> Figure:
+    # A figure of its own, not pyplot's: no display, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def _write(figure: Figure, path: Path | None) -> Figure:
+    if path is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=130)
+    return figure

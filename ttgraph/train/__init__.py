@@ -1,0 +1,18 @@
+"""Training: a configuration in, metrics, checkpoints and predictions out."""
+
+from ttgraph.train.checkpoint import CheckpointError
+from ttgraph.train.config import NodeConfig, TrainConfig
+from ttgraph.train.engine import DivergedError, Interrupted, Schedule, fit
+from ttgraph.train.node_job import Result, train
+
+__all__ = [
+    "CheckpointError",
+    "DivergedError",
+    "Interrupted",
+    "NodeConfig",
+    "Result",
+    "Schedule",
+    "TrainConfig",
+    "fit",
+    "train",
+]

@@ -1,0 +1,182 @@
+"""Three ways to cut an epoch into batches: the whole graph, sampled neighbourhoods, groups of parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.loader import NodeLoader
+
+from ttgraph.graph import CSR
+from ttgraph.models import ModelName, adjacency
+from ttgraph.sampling import CSRNeighborSampler, partition_batches
+from ttgraph.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class NodeBatch:
+    """Nodes to compute together, and those of them whose labels enter the loss.
+
+    Args:
+        node_ids: The node behind each row; all nodes in order where ``None``.  # (nodes,)
+        adj: Along which messages pass.  # sparse CSR (nodes, nodes)
+        targets: Rows whose labels enter the loss.  # (targets,)
+        labels: Their labels.  # (targets,)
+    """
+
+    node_ids: Tensor | None  # (nodes,)
+    adj: Tensor  # sparse CSR (nodes, nodes)
+    targets: Tensor  # (targets,)
+    labels: Tensor  # (targets,)
+
+    @property
+    def num_nodes(self) -> int:
+        """Rows of the batch."""
+        return self.adj.size(0)
+
+
+class FullBatch:
+    """The whole graph as the one batch of every epoch.
+
+    Args:
+        data: The graph, with ``y`` and ``train_mask``.
+        adj: Its matrix from :func:`~ttgraph.models.adjacency`.
+    """
+
+    def __init__(self, data: Data, adj: Tensor) -> None:
+        targets = data.train_mask.nonzero().flatten()
+        self._batch = NodeBatch(None, adj, targets.to(adj.device), data.y[targets].to(adj.device))
+        self.nodes_per_epoch = adj.size(0)
+
+    def __len__(self) -> int:
+        return 1
+
+    def epoch(self, number: int) -> Iterator[NodeBatch]:
+        """The one batch."""
+        yield self._batch
+
+
+class PartitionBatches:
+    """Random groups of whole first-digit parts, with the edges inside the group (Cluster-GCN).
+
+    Args:
+        data: The graph, in the order whose digits are ``row_factors``, with ``y`` and ``train_mask``.
+        csr: Its incoming neighbours.
+        row_factors: The digits.
+        model: Whose adjacency to make.
+        num_batches: Groups an epoch, at most one per part.
+        seed: Of the grouping.
+        device: Where the batches go.
+
+    Source: Chiang et al., "Cluster-GCN" (KDD 2019).
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        csr: CSR,
+        row_factors: tuple[int, ...],
+        *,
+        model: ModelName,
+        num_batches: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._data, self._csr, self._row_factors, self._model = data, csr, row_factors, model
+        self._num_parts = -(-csr.num_nodes // math.prod(row_factors[1:]))
+        self._parts_per_batch = -(-self._num_parts // num_batches)
+        self._seed, self._device = seed, device
+        self.nodes_per_epoch = csr.num_nodes
+
+    def __len__(self) -> int:
+        return -(-self._num_parts // self._parts_per_batch)
+
+    def epoch(self, number: int) -> Iterator[NodeBatch]:
+        """The groups of epoch ``number``; a group without a training node is left out."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+        for part in partition_batches(
+            self._csr, self._row_factors, parts_per_batch=self._parts_per_batch, generator=generator
+        ):
+            targets = self._data.train_mask[part.node_ids].nonzero().flatten()
+            if not targets.numel():
+                continue
+            adj = adjacency(self._model, part.csr, self._csr.degrees[part.node_ids])
+            labels = self._data.y[part.node_ids[targets]]
+            yield NodeBatch(*(t.to(self._device) for t in (part.node_ids, adj, targets, labels)))
+
+
+class NeighborBatches:
+    """Training nodes in random batches, each with a sampled neighbourhood (GraphSAGE).
+
+    Args:
+        data: The graph, with ``y`` and ``train_mask``.
+        csr: Its incoming neighbours.
+        model: Whose adjacency to make.
+        batch_size: Seed nodes a batch.
+        fanout: Neighbours to sample per layer, the seeds' first.
+        seed: Of the batches and the sampling.
+        device: Where the batches go.
+
+    Source: Hamilton, Ying, Leskovec, "Inductive Representation Learning on Large Graphs" (NeurIPS 2017).
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        csr: CSR,
+        *,
+        model: ModelName,
+        batch_size: int,
+        fanout: tuple[int, ...],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._data, self._csr, self._model, self._device = data, csr, model, device
+        self._fanout, self._batch_size, self._seed = list(fanout), batch_size, seed
+        self._train = data.train_mask.nonzero().flatten()
+        self.nodes_per_epoch = self._train.numel()
+
+    def __len__(self) -> int:
+        return -(-self._train.numel() // self._batch_size)
+
+    def epoch(self, number: int) -> Iterator[NodeBatch]:
+        """The batches of epoch ``number``."""
+        seed = self._seed * 1_000_003 + number
+        loader = NodeLoader(
+            self._data,
+            node_sampler=CSRNeighborSampler(self._csr, num_neighbors=self._fanout, seed=seed),
+            input_nodes=self._train,
+            batch_size=self._batch_size,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for sample in loader:
+            part = CSR.incoming(sample.edge_index, sample.num_nodes)
+            adj = adjacency(self._model, part, self._csr.degrees[sample.n_id])
+            targets = torch.arange(sample.batch_size)
+            yield NodeBatch(*(t.to(self._device) for t in (sample.n_id, adj, targets, sample.y[: sample.batch_size])))
+
+
+def make_batches(
+    config: TrainConfig, data: Data, csr: CSR, adj: Tensor, row_factors: tuple[int, ...]
+) -> FullBatch | PartitionBatches | NeighborBatches:
+    """The batches that ``config`` asks for.
+
+    Args:
+        config: Which batching, and its settings.
+        data: The graph, in its order.
+        csr: Its incoming neighbours.
+        adj: Its matrix from :func:`~ttgraph.models.adjacency`.
+        row_factors: The digits of the order.
+    """
+    if config.batching == "full":
+        return FullBatch(data, adj)
+    common: dict[str, Any] = dict(model=config.model, seed=config.seed, device=adj.device)
+    if config.batching == "partition":
+        return PartitionBatches(data, csr, row_factors, num_batches=config.num_batches, **common)
+    return NeighborBatches(data, csr, batch_size=config.batch_size, fanout=config.layer_fanout, **common)

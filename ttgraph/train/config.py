@@ -1,0 +1,145 @@
+"""Everything that a training run can be told, in one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from ttgraph.models import ModelName
+
+OrderName = Literal["metis", "homophily", "rcm", "random", "natural"]
+InitName = Literal["spectral", "orthogonal", "gaussian"]
+Batching = Literal["full", "neighbor", "partition"]
+
+
+def comma_separated(parse: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
+    """How the command line reads a tuple: as one word with commas, such as ``1024,13,13``."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{metavar},...",
+        instance_from_str=lambda words: tuple(parse(word) for word in words[0].split(",")),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None" if value is None else ",".join(map(str, value))],
+    )
+
+
+DataName = Annotated[Positional[str], arg(metavar="DATA")]
+Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
+OptionalInts = Annotated[tuple[int, ...] | None, comma_separated(int, "INT")]
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What every run on a graph can be told; each field is a flag of the command and a key of its config file."""
+
+    data: DataName = "homophily-100k"
+    """Recipe name, recipe file, .npz file or root of a dataset in OGB's layout."""
+    split: int = 0
+    """Which of the dataset's splits."""
+    model: ModelName = "sage"
+    """Graph neural network."""
+    layers: int = 3
+    """Message-passing layers."""
+    hidden: int = 128
+    """Hidden channels."""
+    heads: int = 4
+    """Attention heads of gat."""
+    dropout: float = 0.5
+    """Dropout after each hidden layer."""
+    dim: int = 128
+    """Columns of the embedding."""
+    rank: int = 16
+    """TT rank."""
+    depth: int = 3
+    """Number of TT cores."""
+    epochs: int = 60
+    """Most epochs to train."""
+    patience: int = 20
+    """Evaluations without a better validation score before stopping."""
+    eval_every: int = 1
+    """Epochs between evaluations."""
+    batching: Batching = "full"
+    """Whole graph, sampled neighbourhoods, or groups of first-digit parts."""
+    batch_size: int = 1024
+    """Seed nodes a batch (neighbor)."""
+    fanout: Ints = (15, 10, 5)
+    """Neighbours to sample per layer, the seeds' first, -1 for all; the last serves all further layers (neighbor)."""
+    num_batches: int = 16
+    """Batches an epoch (partition)."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Optimizer."""
+    lr: float = 0.01
+    """Learning rate of the network."""
+    weight_decay: float = 0.0
+    """Weight decay of the network."""
+    warmup: float = 0.05
+    """Share of the training in which the learning rates rise; they fall along a cosine after that."""
+    device: str = "cpu"
+    """Where to train, such as cpu or cuda:0."""
+    threads: int | None = None
+    """CPU threads; torch's own choice by default."""
+    out: Path | None = None
+    """Folder for the results; a new one under runs/ by default."""
+    resume: bool = False
+    """Go on from what is in the results folder."""
+
+    def __post_init__(self) -> None:
+        counts = ("layers", "hidden", "heads", "dim", "rank", "epochs", "patience", "eval_every", "batch_size")
+        for name in (*counts, "num_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, got {self.lr}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.depth < 2:
+            raise ValueError(f"depth must be at least 2, got {self.depth}")
+        if any(count < 1 and count != -1 for count in self.fanout) or not self.fanout:
+            raise ValueError(f"fanout must be counts, or -1 for every neighbour, got {self.fanout}")
+
+    @property
+    def layer_fanout(self) -> tuple[int, ...]:
+        """The fanout of each layer: the last number again where there are fewer of them than layers."""
+        missing = self.layers - len(self.fanout)
+        return (*self.fanout, *self.fanout[-1:] * missing)[: self.layers]
+
+
+@dataclass(frozen=True)
+class TrainConfig(NodeConfig):
+    """How to train one model on one graph: the flags of ``ttgraph train``."""
+
+    embedding: Literal["tt", "full"] = "tt"
+    """Node embedding: tensor train or dense table."""
+    order: OrderName = "metis"
+    """Order of the nodes."""
+    row_factors: OptionalInts = None
+    """Row factors, such as 1024,13,13: parts per level of the order; balanced by default."""
+    init: InitName = "spectral"
+    """Start of the embedding."""
+    init_std: float | None = None
+    """Standard deviation of the embedding's entries at the start; the default of the init if left out."""
+    lr_cores: float = 0.01
+    """Learning rate of the embedding: its cores, or the dense table."""
+    seed: int = 0
+    """Seed of everything random."""
+    checkpoint_seconds: float = 15.0
+    """Least seconds between checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lr_cores > 0:
+            raise ValueError(f"lr_cores must be above 0, got {self.lr_cores}")
+        if self.init_std is not None and not self.init_std > 0:
+            raise ValueError(f"init_std must be above 0, got {self.init_std}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")

@@ -1,0 +1,70 @@
+"""The node embedding that a configuration asks for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttgraph import init
+from ttgraph.graph import CSR, leading_eigenvectors
+from ttgraph.nn import TTEmbedding
+from ttgraph.shape import TTShape
+from ttgraph.train.config import TrainConfig
+
+# What a dense table starts with unless told otherwise, from the sweep in tests/bench/RESULTS.md.
+DENSE_STD = 0.1
+
+
+def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
+    """The TT shape that ``config`` asks for, whose row factors the order follows too.
+
+    Raises:
+        ValueError: If there is no such shape.
+    """
+    # A dense table follows the same digits, but its columns need no factors.
+    depth = len(config.row_factors or ()) or config.depth
+    columns = (1,) * (depth - 1) + (config.dim,) if config.embedding == "full" else None
+    return TTShape.plan(
+        num_nodes, config.dim, rank=config.rank, depth=depth, row_factors=config.row_factors, col_factors=columns
+    )
+
+
+def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> nn.Module:
+    """A fresh embedding of all nodes.
+
+    Args:
+        config: Which embedding, which start, which scale, which seed.
+        shape: From :func:`plan_shape`.
+        edge_index: The graph, in the order of the nodes.  # (2, num_edges)
+
+    Returns:
+        A :class:`~ttgraph.nn.TTEmbedding` or a :class:`torch.nn.Embedding`.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.embedding == "full":
+        return nn.Embedding(
+            shape.num_embeddings, shape.embedding_dim, _weight=_dense_start(config, shape, edge_index, generator)
+        )
+    scale: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
+    if config.init == "spectral":
+        cores = init.spectral(shape, edge_index, seed=config.seed, **scale)
+    else:
+        cores = getattr(init, config.init)(shape, generator=generator, **scale)
+    return TTEmbedding(shape.num_embeddings, shape.embedding_dim, cores=cores)
+
+
+def _dense_start(config: TrainConfig, shape: TTShape, edge_index: Tensor, generator: torch.Generator) -> Tensor:
+    num_nodes, dim = shape.num_embeddings, shape.embedding_dim
+    if config.init == "spectral":
+        _, weight = leading_eigenvectors(CSR.undirected(edge_index, num_nodes), dim, seed=config.seed)
+        # A small graph has fewer eigenvectors than the table has columns: noise of their size takes the others.
+        noise = torch.randn(num_nodes, dim - weight.size(1), generator=generator) / math.sqrt(num_nodes)
+        weight = torch.cat([weight, noise], dim=1)
+    else:
+        weight = torch.randn(num_nodes, dim, generator=generator)
+        if config.init == "orthogonal":
+            weight = torch.linalg.qr(weight).Q if num_nodes >= dim else torch.linalg.qr(weight.T).Q.T
+    return weight.float() * ((config.init_std or DENSE_STD) / weight.float().square().mean().sqrt())

@@ -1,0 +1,252 @@
+"""The one training loop: schedule, validation, early stopping, checkpoints, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ttgraph.files import append, replacing
+from ttgraph.train.checkpoint import CheckpointError, pack, read_tensors, unpack, write_tensors
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+
+
+class Interrupted(Exception):
+    """Training was stopped from outside after a checkpoint; the message says where and how to go on."""
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a number."""
+
+
+BatchT = TypeVar("BatchT")
+
+
+class Batches(Sized, Protocol):
+    """Batches of an epoch; the same ones whenever the same epoch is asked for."""
+
+    nodes_per_epoch: int
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """The batches of epoch ``number``, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and how.
+
+    Args:
+        epochs: Most epochs.
+        patience: Evaluations without a better validation score before stopping.
+        eval_every: Epochs between evaluations.
+        warmup: Share of the epochs in which the learning rates rise from zero.
+        seed: Seed of dropout and of the batches.
+        checkpoint_seconds: Least seconds between checkpoints.
+    """
+
+    epochs: int
+    patience: int
+    eval_every: int = 1
+    warmup: float = 0.0
+    seed: int = 0
+    checkpoint_seconds: float = 15.0
+
+    def rate(self, progress: float) -> float:
+        """Factor of the learning rates when the share ``progress`` of the training is done."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+
+
+@dataclass
+class Progress:
+    """Where a training run stands; kept in its checkpoint."""
+
+    epoch: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median seconds that an epoch trains, evaluation not counted."""
+        return statistics.median(row["seconds"] for row in self.history) if self.history else 0.0
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    loss_of: Callable[[Any], Tensor],
+    validate: Callable[[], float],
+    schedule: Schedule,
+    folder: Path | None = None,
+    metadata: dict[str, Any] | None = None,
+    resume: bool = False,
+) -> Progress:
+    """Train, and leave the model with the weights of its best validation score.
+
+    An epoch depends on nothing but the state before it and its number, so that a run that was stopped
+    and resumed ends with the very result of one that was not.
+
+    Args:
+        model: What to train.
+        optimizer: Its optimizer; the learning rates it has now are the highest of the schedule.
+        batches: The batches of an epoch.
+        loss_of: From a batch to its loss.
+        validate: The validation score, higher is better.
+        schedule: How long to train.
+        folder: Where checkpoints and ``metrics.jsonl`` go; nothing is written by default.
+        metadata: What to store in the checkpoint along with the weights.
+        resume: Whether to go on from the checkpoint in ``folder``.
+
+    Returns:
+        Best score, best epoch and the history.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be written or does not fit.
+        DivergedError: If the loss is not finite.
+        Interrupted: After Ctrl-C or a termination signal, once the epoch is done and saved.
+    """
+    progress = Progress()
+    best: dict[str, Tensor] = {}
+    if resume and folder is not None:
+        progress, best = _load(folder, model, optimizer)
+    peaks = [group.setdefault("peak_lr", group["lr"]) for group in optimizer.param_groups]
+    if folder is not None:
+        with replacing(folder / METRICS) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in progress.history))
+    saved = time.monotonic()
+    bar = tqdm(
+        total=schedule.epochs * batches.nodes_per_epoch,
+        initial=progress.epoch * batches.nodes_per_epoch,
+        unit="node",
+        unit_scale=True,
+        disable=None,
+        leave=False,
+    )
+    with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
+        while progress.epoch < schedule.epochs and progress.stale < schedule.patience:
+            row = _train_epoch(model, optimizer, peaks, batches, loss_of, schedule, progress.epoch, bar)
+            progress.epoch += 1
+            if progress.epoch % schedule.eval_every == 0 or progress.epoch == schedule.epochs:
+                row["val"] = validate()
+                progress.stale += 1
+                if row["val"] > progress.best_score:
+                    progress.best_score, progress.best_epoch, progress.stale = row["val"], progress.epoch, 0
+                    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                bar.set_postfix(epoch=progress.epoch, loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
+            progress.history.append(row)
+            if folder is None:
+                if stop.is_set():
+                    raise Interrupted(f"stopped after epoch {progress.epoch}")
+                continue
+            append(folder / METRICS, json.dumps(row) + "\n")
+            if stop.is_set() or time.monotonic() - saved >= schedule.checkpoint_seconds:
+                _save(folder, model, optimizer, progress, best, metadata)
+                saved = time.monotonic()
+            if stop.is_set():
+                raise Interrupted(f"stopped after epoch {progress.epoch}; the checkpoint is in {folder}")
+    if folder is not None:
+        _save(folder, model, optimizer, progress, best, metadata)
+    model.load_state_dict(best)
+    return progress
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    peaks: list[float],
+    batches: Batches,
+    loss_of: Callable[[Any], Tensor],
+    schedule: Schedule,
+    epoch: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    torch.manual_seed(schedule.seed * 1_000_003 + epoch)
+    model.train()
+    begin, losses = time.perf_counter(), []
+    for number, batch in enumerate(batches.epoch(epoch)):
+        rate = schedule.rate((epoch + (number + 1) / (len(batches) + 1)) / schedule.epochs)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        bar.update(batch.num_nodes)
+    seconds = time.perf_counter() - begin
+    mean_loss = float(torch.stack(losses).mean())
+    if not math.isfinite(mean_loss):
+        raise DivergedError(f"the loss became {mean_loss} in epoch {epoch + 1}; take a smaller --lr or --lr-cores")
+    return {
+        "epoch": epoch + 1,
+        "loss": mean_loss,
+        "seconds": seconds,
+        "nodes_per_second": batches.nodes_per_epoch / seconds,
+    }
+
+
+def _save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: dict[str, Tensor],
+    metadata: dict[str, Any] | None,
+) -> None:
+    tensors = pack(model, optimizer) | {f"best/{name}": value for name, value in best.items()}
+    write_tensors(folder / CHECKPOINT, tensors, {**(metadata or {}), "progress": asdict(progress)})
+
+
+def _load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]]:
+    tensors, metadata = read_tensors(folder / CHECKPOINT)
+    unpack(tensors, model, optimizer)
+    progress = Progress(**metadata["progress"])
+    logger.info("resuming after epoch %d", progress.epoch)
+    return progress, {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(signum: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        logger.warning("finishing the epoch and saving; press Ctrl-C again to stop at once")
+        stop.set()
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["CHECKPOINT", "CheckpointError", "DivergedError", "Interrupted", "Progress", "Schedule", "fit"]

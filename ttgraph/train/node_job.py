@@ -1,0 +1,262 @@
+"""One training run of a node classifier, from a configuration to results on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from ttgraph import order as orders
+from ttgraph.data import load_dataset
+from ttgraph.files import make_folder, replacing
+from ttgraph.graph import CSR, digit_homophily
+from ttgraph.models import NodeClassifier, adjacency, make_gnn
+from ttgraph.order import NodeOrder
+from ttgraph.shape import TTShape
+from ttgraph.train.batches import NodeBatch, make_batches
+from ttgraph.train.checkpoint import CheckpointError, read_tensors, write_tensors
+from ttgraph.train.config import TrainConfig
+from ttgraph.train.embedding import build_embedding, plan_shape
+from ttgraph.train.engine import CHECKPOINT, Progress, Schedule, fit
+
+logger = logging.getLogger(__name__)
+
+# A resumed run may differ from the one that it continues in these alone.
+_FREE_FIELDS = {"out", "resume", "device", "threads", "checkpoint_seconds"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run gave.
+
+    Args:
+        summary: What ``summary.json`` holds.
+        scores: Class scores of every node, in the user's own ids.  # (num_nodes, num_classes)
+        model: The trained model, in the order of the nodes.
+        order: The order of the nodes.
+        progress: Epoch by epoch.
+    """
+
+    summary: dict[str, Any]
+    scores: Tensor  # (num_nodes, num_classes)
+    model: NodeClassifier
+    order: NodeOrder
+    progress: Progress
+
+
+def train(
+    config: TrainConfig,
+    data: Data | None = None,
+    order: NodeOrder | None = None,
+    embedding: nn.Module | None = None,
+) -> Result:
+    """Train one model and, where ``config.out`` names a folder, write everything about it there.
+
+    Args:
+        config: What to train.
+        data: The dataset, where it is loaded already.
+        order: The order of its nodes, where it is made already.
+        embedding: The embedding to train, rows in that order, where it is made already.
+
+    Returns:
+        The result; the test score is that of the weights with the best validation score.
+
+    Raises:
+        ValueError: If the configuration or the dataset is no good; the message says what would be.
+        ttgraph.train.Interrupted: After Ctrl-C, once the checkpoint is written.
+
+    Example:
+        >>> from ttgraph.data.synthetic import planted_hierarchy
+        >>> config = TrainConfig(hidden=16, dim=16, rank=4, epochs=2)
+        >>> sorted(train(config, planted_hierarchy(2000, seed=0)).summary)[:4]
+        ['best_epoch', 'compression', 'config', 'digit_homophily']
+    """
+    begin = time.perf_counter()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    data = load_dataset(config.data, split=config.split) if data is None else data
+    check_metric(data)
+    shape = plan_shape(config, data.num_nodes)
+    if config.out is not None:
+        _prepare_folder(config)
+    order_begin = time.perf_counter()
+    order = make_order(config, data, shape) if order is None else order
+    order_seconds = time.perf_counter() - order_begin
+    data = order.apply(data)
+
+    csr = CSR.incoming(data.edge_index, data.num_nodes)
+    adj = adjacency(config.model, csr).to(device)
+    init_begin = time.perf_counter()
+    if embedding is None:
+        embedding = build_embedding(config, shape, data.edge_index)
+    init_seconds = time.perf_counter() - init_begin
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        gnn = make_gnn(
+            config.model,
+            config.dim,
+            data.num_classes,
+            hidden=config.hidden,
+            layers=config.layers,
+            dropout=config.dropout,
+            heads=config.heads,
+        )
+    model = NodeClassifier(embedding, gnn).to(device)
+    progress = fit(
+        model,
+        _optimizer(config, model),
+        make_batches(config, data, csr, adj, shape.row_factors),
+        _loss_of(model),
+        lambda: score(data.metric, model.inference(adj), data.y, data.val_mask),
+        Schedule(
+            config.epochs, config.patience, config.eval_every, config.warmup, config.seed, config.checkpoint_seconds
+        ),
+        config.out,
+        {"config": _plain(config)},
+        config.resume,
+    )
+    # The one look at the test labels.
+    scores = model.inference(adj).cpu()
+    num_params = sum(p.numel() for p in embedding.parameters())
+    summary = {
+        "test": score(data.metric, scores, data.y, data.test_mask),
+        "val": progress.best_score,
+        "metric": data.metric,
+        "embedding_params": num_params,
+        "compression": data.num_nodes * config.dim / num_params,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds": time.perf_counter() - begin,
+        "seconds_per_epoch": progress.seconds_per_epoch,
+        "order_seconds": order_seconds,
+        "init_seconds": init_seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "digit_homophily": digit_homophily(data.edge_index, shape.row_factors),
+        "row_factors": shape.row_factors,
+        "config": _plain(config),
+    }
+    result = Result(summary, order.to_user(scores), model, order, progress)
+    if config.out is not None:
+        _write(config.out, result)
+    return result
+
+
+def make_order(config: TrainConfig, data: Data, shape: TTShape) -> NodeOrder:
+    """The order of the nodes that ``config`` asks for."""
+    method = getattr(orders, f"{config.order}_order")
+    labels = dict(labels=data.y, train_mask=data.train_mask) if config.order == "homophily" else {}
+    return method(data.edge_index, data.num_nodes, shape.row_factors, seed=config.seed, **labels)
+
+
+def check_metric(data: Data) -> None:
+    """Refuse a split over which the dataset's metric is not defined.
+
+    Raises:
+        ValueError: If ROC AUC is asked for of nodes that are all of one class.
+    """
+    for part in ("val", "test"):
+        classes = data.y[data[f"{part}_mask"]].unique()
+        if data.metric == "roc_auc" and len(classes) < 2:
+            raise ValueError(
+                f"roc_auc is not defined over the {part} nodes, which are all of class {int(classes[0])}; "
+                "choose another split, or the metric accuracy"
+            )
+
+
+def score(metric: str, scores: Tensor, labels: Tensor, mask: Tensor) -> float:
+    """Accuracy, or area under the ROC curve of two classes, over the nodes of ``mask``.
+
+    Args:
+        metric: ``accuracy`` or ``roc_auc``.
+        scores: Class scores.  # (num_nodes, num_classes)
+        labels: Classes.  # (num_nodes,)
+        mask: Which nodes count.  # (num_nodes,) bool
+    """
+    scores, labels = scores.cpu()[mask], labels.cpu()[mask]
+    if metric == "roc_auc":
+        return float(roc_auc_score(labels, (scores[:, 1] - scores[:, 0]).nan_to_num().numpy()))
+    return float((scores.argmax(dim=1) == labels).float().mean())
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        [
+            {"params": list(model.embedding.parameters()), "lr": config.lr_cores, "weight_decay": 0.0},
+            {"params": list(model.gnn.parameters()), "lr": config.lr, "weight_decay": config.weight_decay},
+        ],
+        fused=True,
+    )
+
+
+def _loss_of(model: NodeClassifier) -> Callable[[NodeBatch], Tensor]:
+    def loss_of(batch: NodeBatch) -> Tensor:
+        return F.cross_entropy(model(batch.adj, batch.node_ids)[batch.targets], batch.labels)
+
+    return loss_of
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON holds it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def _prepare_folder(config: TrainConfig) -> None:
+    """Make the results folder, and keep a run from overwriting or wrongly continuing another."""
+    assert config.out is not None
+    if config.resume:
+        _, metadata = read_tensors(config.out / CHECKPOINT)
+        before, now = metadata["config"], _plain(config)
+        changed = [k for k in now if k not in _FREE_FIELDS and before.get(k) != now[k]]
+        if changed:
+            told = ", ".join(f"{k}={before.get(k)} there and {now[k]} here" for k in changed)
+            raise CheckpointError(f"the run in {config.out} has other settings: {told}; resume with its settings")
+        return
+    for name in (CHECKPOINT, "summary.json"):
+        if (config.out / name).exists():
+            raise CheckpointError(
+                f"{config.out} holds the results of an earlier run; pass --resume to go on with it, or another --out"
+            )
+    make_folder(config.out)
+
+
+def _write(folder: Path, result: Result) -> None:
+    from ttgraph.plot import plot_curves
+
+    config = result.summary["config"]
+    write_tensors(folder / "model.safetensors", result.model.state_dict(), {"config": config})
+    result.order.save(folder / "order.npz")
+    with replacing(folder / "predictions.npy") as temporary:
+        np.save(temporary, result.scores.argmax(dim=1).numpy())
+    plot_curves(result.progress.history, folder / "curves.png", title=f"{config['data']}: {config['model']}")
+    with replacing(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(result.summary, indent=2) + "\n")
