@@ -50,6 +50,8 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     Returns:
         The figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure("")
     axes = figure.subplots()
     for name, history in curves.items():
@@ -58,7 +60,7 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     axes.set(xlabel="epoch", ylabel="validation score")
     axes.grid(alpha=0.3)
     if curves:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside right upper", fontsize="small")
     return _write(figure, path)
 
