@@ -8,13 +8,26 @@ LINTED := .venv/.lint-installed
 DEMO := homophily-100k --order metis --batching partition --epochs 20 --layers 2 --hidden 64 --dim 64 --lr-cores 0.01,0.1,1
 SOURCES := $(shell find csrc -type f)
 
-.PHONY: demo test lint format clean
+# Folder of the libraries that `make cuda` builds, for the PYTHON that it is given.
+CUDA := build/cuda
+
+.PHONY: demo test test-gpu cuda lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/ttgraph compare $(DEMO)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# With a PYTHON that has torch >= 2.10 with CUDA, pytest, hypothesis, cmake and ninja; nothing is installed.
+test-gpu: cuda
+	TTGRAPH_LIBRARY=$(CURDIR)/$(CUDA) PYTHONPATH=$(CURDIR) $(PYTHON) -m pytest tests/test_ops.py
+
+# The CUDA kernels compile on a machine without a GPU, too.
+cuda:
+	cmake -S csrc -B $(CUDA) -G Ninja -DCMAKE_BUILD_TYPE=Release -DTTGRAPH_CUDA=ON \
+	  -DPython_EXECUTABLE=$(shell command -v $(PYTHON))
+	cmake --build $(CUDA)
 
 lint: $(LINTED)
 	$(BIN)/ruff check .

@@ -47,6 +47,10 @@ void require(bool condition, const Parts&... parts) {
   if (!condition) throw std::invalid_argument(message(parts...));
 }
 
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
 inline TTShape check_cores(const char* op, const std::vector<Tensor>& cores) {
   TTShape shape;
   require(cores.size() >= 2, op, " needs at least 2 cores, got ", cores.size());
@@ -54,8 +58,8 @@ inline TTShape check_cores(const char* op, const std::vector<Tensor>& cores) {
   for (size_t k = 0; k < cores.size(); ++k) {
     const Tensor& core = cores[k];
     require(core.dim() == 4, op, " needs cores of 4 dimensions, got cores[", k, "] of ", core.dim());
-    require(core.is_cpu() && core.scalar_type() == cores[0].scalar_type(), op,
-            " needs cores of one dtype on the CPU; cores[", k, "] differs");
+    require(same_device(core, cores[0]) && core.scalar_type() == cores[0].scalar_type(), op,
+            " needs cores of one dtype on one device; cores[", k, "] differs");
     require(core.size(1) == shape.ranks.back(), op, " needs cores[", k, "] of left rank ", shape.ranks.back(),
             ", got ", core.size(1));
     for (int64_t d = 0; d < 4; ++d) require(core.size(d) > 0, op, " got cores[", k, "] without entries");
@@ -77,20 +81,18 @@ inline void check_num_embeddings(const char* op, const TTShape& shape, int64_t n
           shape.num_rows, ", fewer than num_embeddings=", num_embeddings);
 }
 
-// Row ids as contiguous int64.
-inline Tensor check_ids(const char* op, const Tensor& ids) {  // (num_ids,)
+inline void check_ids(const char* op, const Tensor& ids, const Tensor& core) {  // (num_ids,)
   const bool integer = ids.scalar_type() == ScalarType::Long || ids.scalar_type() == ScalarType::Int;
-  require(ids.dim() == 1 && ids.is_cpu() && integer, op,
-          " needs ids of one dimension, int32 or int64, on the CPU");
-  return torch::stable::contiguous(torch::stable::to(ids, ScalarType::Long));
+  require(ids.dim() == 1 && same_device(ids, core) && integer, op,
+          " needs ids of one dimension, int32 or int64, on the device of the cores");
 }
 
 inline Tensor check_grad(const char* op, const TTShape& shape, const Tensor& grad, int64_t num_rows,
                          const std::vector<Tensor>& cores) {
   require(grad.dim() == 2 && grad.size(0) == num_rows && grad.size(1) == shape.embedding_dim &&
-              grad.is_cpu() && grad.scalar_type() == cores[0].scalar_type(),
+              same_device(grad, cores[0]) && grad.scalar_type() == cores[0].scalar_type(),
           op, " needs grad of shape (", num_rows, ", ", shape.embedding_dim,
-          ") in the dtype of the cores, on the CPU");
+          ") in the dtype of the cores, on their device");
   return torch::stable::contiguous(grad);
 }
 

@@ -5,16 +5,16 @@
 
 namespace ttgraph {
 Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
-std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids);
+std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids, bool deterministic);
 Tensor tt_materialize(std::vector<Tensor> cores, int64_t num_embeddings);
-std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores);
+std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool deterministic);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("tt_lookup(Tensor[] cores, Tensor ids, SymInt num_embeddings) -> Tensor");
-  library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids) -> Tensor[]");
+  library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic=False) -> Tensor[]");
   library.def("tt_materialize(Tensor[] cores, SymInt num_embeddings) -> Tensor");
-  library.def("tt_materialize_backward(Tensor grad, Tensor[] cores) -> Tensor[]");
+  library.def("tt_materialize_backward(Tensor grad, Tensor[] cores, bool deterministic=False) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "prefix_order.h"
 
 namespace ttgraph {
 
@@ -32,44 +33,6 @@ void each_share(int64_t shares, const Body& body) {
 inline int64_t share_begin(int64_t size, int64_t shares, int64_t share) {
   return size / shares * share + std::min(size % shares, share);
 }
-
-// The order in which prefixes are visited: a bijection between prefixes and places.
-class PrefixOrder {
- public:
-  explicit PrefixOrder(const TTShape& shape) {
-    for (int64_t k = 1; k < shape.last(); ++k)
-      if (shape.core(k) > shape.core(major_)) major_ = k;
-    stride_ = 1;
-    for (int64_t k = major_ + 1; k < shape.last(); ++k) stride_ *= shape.rows[k];
-    rows_ = shape.rows[major_];
-    num_rest_ = shape.num_prefixes / rows_;
-  }
-
-  int64_t major() const { return major_; }
-
-  int64_t place(int64_t prefix) const {
-    const int64_t above = prefix / stride_, low = prefix - above * stride_;
-    const int64_t high = above / rows_, digit = above - high * rows_;
-    return digit * num_rest_ + high * stride_ + low;
-  }
-
-  int64_t prefix(int64_t place) const {
-    const int64_t digit = place / num_rest_;
-    return prefix(digit, place - digit * num_rest_);
-  }
-
-  int64_t prefix(int64_t digit, int64_t rest) const {
-    const int64_t high = rest / stride_, low = rest - high * stride_;
-    return (high * rows_ + digit) * stride_ + low;
-  }
-
-  // The prefixes below `used` all have digits below used_digits() and the rest below used_rest().
-  int64_t used_digits(int64_t used) const { return std::min(rows_, (used + stride_ - 1) / stride_); }
-  int64_t used_rest(int64_t used) const { return (used + rows_ * stride_ - 1) / (rows_ * stride_) * stride_; }
-
- private:
-  int64_t major_ = 0, stride_ = 1, rows_ = 1, num_rest_ = 1;
-};
 
 // Every prefix of a table of `num_embeddings` rows, in that order, with the number of its rows.
 class PrefixWalk {
@@ -98,6 +61,10 @@ class PrefixWalk {
  private:
   int64_t suffixes_, num_embeddings_, rest_, size_;
 };
+
+inline Tensor long_ids(const Tensor& ids) {
+  return torch::stable::contiguous(torch::stable::to(ids, ScalarType::Long));
+}
 
 // One requested row: sorted by place, in the order of the request within a prefix.
 struct Entry {

@@ -13,14 +13,17 @@ from typing import Any
 import torch
 
 _FILE_NAME = "libttgraph.so"
+_CUDA_FILE_NAME = "libttgraph_cuda.so"
 _NO_LIBRARY = "TTGRAPH_NO_LIBRARY"
+_FOLDER = "TTGRAPH_LIBRARY"
 _logger = logging.getLogger(__name__)
 
 
 def library_path() -> Path | None:
     """Where the compiled library is, or None if it was not built.
 
-    An ordinary installation has it beside this file. After an editable one, or where the source
+    The environment variable ``TTGRAPH_LIBRARY`` may name the folder it was built in. An ordinary
+    installation has it beside this file. After an editable one, or where the source
     folder shadows the installation, the Python files are those of the source folder and the library
     is in site-packages, where the metadata of the installed distribution leads.
 
@@ -29,6 +32,8 @@ def library_path() -> Path | None:
         >>> path is None or path.name == "libttgraph.so"
         True
     """
+    if folder := os.environ.get(_FOLDER):
+        return Path(folder) / _FILE_NAME
     beside = Path(__file__).with_name(_FILE_NAME)
     if beside.is_file():
         return beside
@@ -52,9 +57,20 @@ def _load() -> bool:
             reason = f"{path} does not load: {error}"
         else:
             _logger.debug("loaded %s", path)
+            _load_cuda(path.with_name(_CUDA_FILE_NAME))
             return True
     warnings.warn(f"ttgraph runs without its compiled library, on the slower PyTorch reference: {reason}", stacklevel=2)
     return False
+
+
+def _load_cuda(path: Path) -> None:
+    """Loads the kernels for GPUs where they were built and torch has CUDA; the reference serves otherwise."""
+    if torch.version.cuda is None or not path.is_file():
+        return
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        warnings.warn(f"ttgraph runs on the slower PyTorch reference on GPUs: {path} does not load: {error}", stacklevel=2)
 
 
 #: Whether the compiled library serves the ops on the CPU.

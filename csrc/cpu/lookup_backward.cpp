@@ -44,10 +44,12 @@ static void lookup_backward(const Cores<T>& cores, const Cores<T>& transposed, c
   });
 }
 
-std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids) {
+std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
+                                       bool /*deterministic: always*/) {
   constexpr const char* op = "tt_lookup_backward";
   const TTShape shape = check_cores(op, cores);
-  ids = check_ids(op, ids);
+  check_ids(op, ids, cores[0]);
+  ids = long_ids(ids);
   grad = check_grad(op, shape, grad, ids.numel(), cores);
   std::vector<Tensor> result;
   with_numbers(op, cores[0].scalar_type(), [&](auto numbers) {

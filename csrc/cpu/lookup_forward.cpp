@@ -40,7 +40,8 @@ Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids,
                  int64_t num_embeddings) {  // -> (num_ids, embedding_dim)
   const TTShape shape = check_cores("tt_lookup", cores);
   check_num_embeddings("tt_lookup", shape, num_embeddings);
-  ids = check_ids("tt_lookup", ids);
+  check_ids("tt_lookup", ids, cores[0]);
+  ids = long_ids(ids);
   Tensor out = empty_rows(cores[0], ids.numel(), shape.embedding_dim);
   with_numbers("tt_lookup", cores[0].scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);

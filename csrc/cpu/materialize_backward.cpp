@@ -36,7 +36,7 @@ static void materialize_backward(const Cores<T>& cores, const Cores<T>& transpos
   });
 }
 
-std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores) {
+std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool /*deterministic: always*/) {
   constexpr const char* op = "tt_materialize_backward";
   const TTShape shape = check_cores(op, cores);
   grad = check_grad(op, shape, grad, grad.size(0), cores);

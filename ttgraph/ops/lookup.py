@@ -17,8 +17,9 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
     """Rows of the table that the cores hold, one for every id; differentiable in the cores.
 
     Sorts the ids by prefix (their leading digits), multiplies the leading cores once per distinct
-    prefix, and multiplies that by the slices of the last core. The gradients are dense and
-    deterministic at a fixed number of threads; nothing of the size of the result is kept for them.
+    prefix, and multiplies that by the slices of the last core. The gradients are dense; nothing of the
+    size of the result is kept for them. They are deterministic at a fixed number of threads, and on a GPU
+    under ``torch.use_deterministic_algorithms(True)``.
 
     Args:
         cores: Core k of shape (row_factors[k], ranks[k], col_factors[k], ranks[k + 1]), at least two,
@@ -30,7 +31,8 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
         The rows.  # (*ids.shape, embedding_dim)
 
     Raises:
-        IndexError: If an id is negative or too large.
+        IndexError: If an id is negative or too large. On a GPU that is a device-side assertion, as for torch's
+            own lookups, since the host does not wait for the kernel.
         TypeError: If ids are no integers, or the cores of an unsupported dtype or of several.
         ValueError: If the cores do not fit together or hold fewer than ``num_embeddings`` rows.
 
@@ -62,7 +64,7 @@ def _(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tensor:
 
 
 @torch.library.register_fake("ttgraph::tt_lookup_backward")
-def _(grad: Tensor, cores: Sequence[Tensor], ids: Tensor) -> list[Tensor]:
+def _(grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool = False) -> list[Tensor]:
     return [torch.empty_like(core, memory_format=torch.contiguous_format) for core in cores]
 
 
@@ -73,17 +75,18 @@ def _save(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, int], output: Tensor
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, None]:
     ids, *cores = ctx.saved_tensors
-    return torch.ops.ttgraph.tt_lookup_backward(grad, cores, ids), None, None
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return torch.ops.ttgraph.tt_lookup_backward(grad, cores, ids, deterministic), None, None
 
 
-def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], Tensor], output: list[Tensor]) -> None:
-    grad, cores, ids = inputs
+def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], Tensor, bool], output: list[Tensor]) -> None:
+    grad, cores, ids, _ = inputs
     ctx.save_for_backward(grad, ids, *cores)
 
 
-def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], None]:
+def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], None, None]:
     grad, ids, *cores = ctx.saved_tensors
-    return *reference.second_derivative(reference.tt_lookup_backward, outer, grad, cores, ids), None
+    return *reference.second_derivative(reference.tt_lookup_backward, outer, grad, cores, ids), None, None
 
 
 torch.library.register_autograd("ttgraph::tt_lookup", _backward, setup_context=_save)

@@ -48,7 +48,7 @@ def _(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
 
 
 @torch.library.register_fake("ttgraph::tt_materialize_backward")
-def _(grad: Tensor, cores: Sequence[Tensor]) -> list[Tensor]:
+def _(grad: Tensor, cores: Sequence[Tensor], deterministic: bool = False) -> list[Tensor]:
     return [torch.empty_like(core, memory_format=torch.contiguous_format) for core in cores]
 
 
@@ -57,17 +57,18 @@ def _save(ctx: Any, inputs: tuple[Sequence[Tensor], int], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
-    return torch.ops.ttgraph.tt_materialize_backward(grad, list(ctx.saved_tensors)), None
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return torch.ops.ttgraph.tt_materialize_backward(grad, list(ctx.saved_tensors), deterministic), None
 
 
-def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor]], output: list[Tensor]) -> None:
-    grad, cores = inputs
+def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], bool], output: list[Tensor]) -> None:
+    grad, cores, _ = inputs
     ctx.save_for_backward(grad, *cores)
 
 
-def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], None]:
     grad, *cores = ctx.saved_tensors
-    return reference.second_derivative(reference.tt_materialize_backward, outer, grad, cores)
+    return *reference.second_derivative(reference.tt_materialize_backward, outer, grad, cores), None
 
 
 torch.library.register_autograd("ttgraph::tt_materialize", _backward, setup_context=_save)

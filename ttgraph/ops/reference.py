@@ -41,13 +41,16 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tens
     return _rows(cores, ids)
 
 
-def tt_lookup_backward(grad: Tensor, cores: Sequence[Tensor], ids: Tensor) -> list[Tensor]:
+def tt_lookup_backward(
+    grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool = False
+) -> list[Tensor]:
     """Gradients of the cores, given that of the rows.
 
     Args:
         grad: Gradient of the rows.  # (num_ids, embedding_dim)
         cores: As in ``tt_lookup``.
         ids: As in ``tt_lookup``.
+        deterministic: For kernels that are not so anyway; here torch's own switch decides.
 
     Returns:
         One gradient per core.
@@ -79,12 +82,13 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
     return _rows(cores, torch.arange(num_embeddings, device=cores[0].device))
 
 
-def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor]) -> list[Tensor]:
+def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor], deterministic: bool = False) -> list[Tensor]:
     """Gradients of the cores, given that of the first rows.
 
     Args:
         grad: Gradient of the rows.  # (num_embeddings, embedding_dim)
         cores: As in ``tt_lookup``.
+        deterministic: As in ``tt_lookup_backward``.
 
     Returns:
         One gradient per core.
