@@ -163,22 +163,21 @@ def test_reference_gradient_equals_autograd():
 
 
 @on_every_device
-@pytest.mark.parametrize("depth", [2, 3, 4, 5])
-@pytest.mark.parametrize("rank", [8, 20, 64])
+@pytest.mark.parametrize(("depth", "rank"), [(2, 64), (3, 8), (3, 64), (4, 20), (5, 8)])
 def test_many_rows_of_wide_tables(device, depth, rank):
     """More than one tile, group and thread: popular and rare prefixes, every row, in sizes of real tables."""
     row_factors, col_factors = (*(40, 9, 7, 3)[: depth - 1], 23), (*(2, 4, 2, 1)[: depth - 1], 8)
     cores = make_cores(row_factors, col_factors, (1, *[rank] * (depth - 1), 1), torch.float32, device=device)
     num_rows = math.prod(row_factors) - 11
-    popular = random_ids(2 * row_factors[-1], (3000,), 1, device)
-    ids = torch.cat([popular, random_ids(num_rows, (3000,), 2, device)])
+    popular = random_ids(2 * row_factors[-1], (1500,), 1, device)
+    ids = torch.cat([popular, random_ids(num_rows, (1500,), 2, device)])
     with deterministic_algorithms():
         assert_exact(
             partial(tt_lookup, ids=ids, num_embeddings=num_rows),
             partial(reference.tt_lookup, ids=ids, num_embeddings=num_rows),
             cores,
         )
-    few = min(num_rows, 9000)
+    few = min(num_rows, 4000)
     assert_exact(
         partial(tt_materialize, num_embeddings=few), partial(reference.tt_materialize, num_embeddings=few), cores
     )
