@@ -12,9 +12,9 @@ std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cor
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("tt_lookup(Tensor[] cores, Tensor ids, SymInt num_embeddings) -> Tensor");
-  library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic=False) -> Tensor[]");
+  library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic) -> Tensor[]");
   library.def("tt_materialize(Tensor[] cores, SymInt num_embeddings) -> Tensor");
-  library.def("tt_materialize_backward(Tensor grad, Tensor[] cores, bool deterministic=False) -> Tensor[]");
+  library.def("tt_materialize_backward(Tensor grad, Tensor[] cores, bool deterministic) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {

@@ -157,7 +157,7 @@ def test_reference_gradient_equals_autograd():
     cores = small_cores()
     ids = torch.tensor([7, 7, 0, 59])
     grad = torch.randn(4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    got = reference.tt_lookup_backward(grad, cores, ids)
+    got = reference.tt_lookup_backward(grad, cores, ids, False)
     for a, b in zip(got, torch.autograd.grad(reference.tt_lookup(cores, ids, 60), cores, grad), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -372,7 +372,7 @@ def test_few_launches_and_little_memory(num_ids):
     forward, peak, rows = kernels(lambda: tt_lookup(cores, ids))
     assert forward <= 8
     assert peak <= 512 * num_ids + 64 * num_ids + numbers + 2**20
-    backward, peak, _ = kernels(lambda: torch.ops.ttgraph.tt_lookup_backward(weight, cores, ids))
+    backward, peak, _ = kernels(lambda: torch.ops.ttgraph.tt_lookup_backward(weight, cores, ids, False))
     assert backward <= 12
     assert peak <= 64 * num_ids + 2 * numbers + 2**20
     del rows
@@ -427,11 +427,11 @@ def test_kernels_refuse_what_would_read_past_their_input():
         lambda: ops.tt_lookup(cores, ids, 61),
         lambda: ops.tt_lookup(cores, ids[None], 60),
         lambda: ops.tt_materialize(cores, -1),
-        lambda: ops.tt_lookup_backward(torch.ones(2, 24, dtype=torch.float64), cores, ids),
-        lambda: ops.tt_lookup_backward(torch.ones(1, 24), cores, ids),
-        lambda: ops.tt_lookup_backward(torch.ones(1, 24, dtype=torch.float64), cores, torch.tensor([60])),
-        lambda: ops.tt_materialize_backward(torch.ones(61, 24, dtype=torch.float64), cores),
-        lambda: ops.tt_materialize_backward(torch.ones(24, dtype=torch.float64), cores),
+        lambda: ops.tt_lookup_backward(torch.ones(2, 24, dtype=torch.float64), cores, ids, False),
+        lambda: ops.tt_lookup_backward(torch.ones(1, 24), cores, ids, False),
+        lambda: ops.tt_lookup_backward(torch.ones(1, 24, dtype=torch.float64), cores, torch.tensor([60]), False),
+        lambda: ops.tt_materialize_backward(torch.ones(61, 24, dtype=torch.float64), cores, False),
+        lambda: ops.tt_materialize_backward(torch.ones(24, dtype=torch.float64), cores, False),
     ):
         with pytest.raises((RuntimeError, ValueError, IndexError), match="tt_"):
             call()
@@ -446,8 +446,8 @@ def test_opcheck(device, dtype):
     check, ops = torch.library.opcheck, torch.ops.ttgraph
     check(ops.tt_lookup.default, (cores, ids, 60))
     check(ops.tt_materialize.default, (cores, 57))
-    check(ops.tt_lookup_backward.default, (torch.ones(5, 24, dtype=dtype, device=device), plain, ids))
-    check(ops.tt_materialize_backward.default, (torch.ones(57, 24, dtype=dtype, device=device), plain))
+    check(ops.tt_lookup_backward.default, (torch.ones(5, 24, dtype=dtype, device=device), plain, ids, True))
+    check(ops.tt_materialize_backward.default, (torch.ones(57, 24, dtype=dtype, device=device), plain, True))
 
 
 @on_every_device

@@ -27,6 +27,125 @@ __device__ inline void sort_by_suffix(const Table& table, const Tile& tile, uint
   __syncthreads();
 }
 
+// Gradient of the product of one prefix, (height, rank): those of its rows, (height, columns), times their
+// slices, (columns, rank). Each job makes 16 rows of it by 8 N columns. Term q of eight is column 2q, and
+// term q + 4 column 2q + 1, so that both are read at once.
+template <int N, class S, class T>
+__device__ inline void product_gradient(const Table& table, const Tile& tile, const S* grad, int first, int columns,
+                                        Dealer& dealer, T* to) {
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  const int last = table.last, rank = table.ranks[last], width = table.cols[last];
+  const int height = table.height[last - 1], stride = table.stride[last - 1];
+  const S* const core = static_cast<const S*>(table.cores[last]);
+  const int slice = static_cast<int>(table.slice[last]);
+  const int strips = (rank + 8 * N - 1) / (8 * N);
+  dealer.deal((height + 15) / 16 * strips, [&](int job) {
+    const int m = job / strips, m0 = m * 16, n0 = (job - m * strips) * 8 * N;
+    const int row0 = min(m0 + g, height - 1) * width, row1 = min(m0 + g + 8, height - 1) * width;
+    int k[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) k[n] = min(n0 + 8 * n + g, rank - 1) * width;
+    T c[1][N][4] = {};
+#pragma unroll 2
+    for (int t = 0; t < columns; t += 8) {
+      T a[1][4] = {}, b[N][2] = {};
+      const int column = t + 2 * q;
+      if (width % 2 == 0) {
+        const int e = table.entry_of(column), j = column - e * width;
+        if (column < columns && tile.row[first + e] >= 0) {
+          const S* const rows = grad + tile.row[first + e] * table.dim + j;
+          const S* const slices = core + static_cast<int64_t>(tile.suffix[first + e]) * slice + j;
+          const auto upper = load_pair(rows + row0), lower = load_pair(rows + row1);
+          a[0][0] = upper.x, a[0][1] = lower.x, a[0][2] = upper.y, a[0][3] = lower.y;
+#pragma unroll
+          for (int n = 0; n < N; ++n) {
+            const auto pair = load_pair(slices + k[n]);
+            b[n][0] = pair.x, b[n][1] = pair.y;
+          }
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int e = table.entry_of(column + i), j = column + i - e * width;
+          if (column + i >= columns || tile.row[first + e] < 0) continue;
+          const S* const rows = grad + tile.row[first + e] * table.dim + j;
+          const S* const slices = core + static_cast<int64_t>(tile.suffix[first + e]) * slice + j;
+          a[0][2 * i] = load(rows + row0), a[0][2 * i + 1] = load(rows + row1);
+#pragma unroll
+          for (int n = 0; n < N; ++n) b[n][i] = load(slices + k[n]);
+        }
+      }
+      multiply_add(c, a, b);
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = m0 + g + i / 2 * 8, column = n0 + 8 * n + 2 * q + i % 2;
+        if (row < height && column < rank) to[row * stride + column] = c[0][n][i];
+      }
+  });
+}
+
+// Gradients of the slices, (rank, width): the products transposed, (rank, height), times the rows'
+// gradients, (height, width), summed over neighbours of the same suffix before they leave the registers.
+template <int M, class S, class T, class Sums, class Scale>
+__device__ inline void slice_gradients(const Table& table, const Tile& tile, const uint32_t* sorted, int group,
+                                       int count, const S* grad, const T* levels, const Sums& sums,
+                                       const Scale& scale, Dealer& dealer) {
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  const int last = table.last, rank = table.ranks[last], width = table.cols[last];
+  const int height = table.height[last - 1], stride = table.stride[last - 1];
+  const T* const products = levels + table.level[last - 1];
+  const int begin = tile.start[group], size = tile.start[group + count] - begin;
+  const int blocks = (rank + 16 * M - 1) / (16 * M), strips = (width + 7) / 8;
+  const int shares = max(1, min(kWarps / (blocks * strips), (size + 3) / 4));
+  dealer.deal(blocks * strips * shares, [&](int job) {
+    const int m0 = job / (strips * shares) * 16 * M, n0 = job / shares % strips * 8, share = job % shares;
+    int k0[M], k1[M];
+#pragma unroll
+    for (int m = 0; m < M; ++m) k0[m] = min(m0 + 16 * m + g, rank - 1), k1[m] = min(m0 + 16 * m + g + 8, rank - 1);
+    T c[M][1][4] = {};
+    int suffix = -1;
+    const auto flush = [&] {
+      if (suffix < 0) return;
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int k = m0 + 16 * m + g + i / 2 * 8, j = n0 + 2 * q + i % 2;
+          if (k < rank && j < width) sums.add(scale, last, suffix * table.slice[last] + k * width + j, c[m][0][i]);
+          c[m][0][i] = 0;
+        }
+    };
+    const int end = begin + size * (share + 1) / shares;
+    for (int i = begin + size * share / shares; i < end; ++i) {
+      const int e = sorted[i] & (kMaxTile - 1);
+      if (tile.row[e] < 0) continue;
+      if (tile.suffix[e] != suffix) {
+        flush();
+        suffix = tile.suffix[e];
+      }
+      const T* const left = products + (tile.prefix[e] - group) * height * stride;
+      const S* const right = grad + tile.row[e] * table.dim + min(n0 + g, width - 1);
+#pragma unroll 2
+      for (int t = 0; t < height; t += 8) {
+        T a[M][4], b[1][2];
+        const int t0 = min(t + q, height - 1), t1 = min(t + q + 4, height - 1);
+        b[0][0] = t + q < height ? load(right + t0 * width) : T(0);
+        b[0][1] = t + q + 4 < height ? load(right + t1 * width) : T(0);
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+          a[m][0] = left[t0 * stride + k0[m]], a[m][1] = left[t0 * stride + k1[m]];
+          a[m][2] = left[t1 * stride + k0[m]], a[m][3] = left[t1 * stride + k1[m]];
+        }
+        multiply_add(c, a, b);
+      }
+    }
+    flush();
+  });
+}
+
 template <class S, class Sums>
 __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ Table table,
                                                             const __grid_constant__ Ids ids, const S* grad,
@@ -41,10 +160,6 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int last = table.last, rank = table.ranks[last], width = table.cols[last];
   const int height = table.height[last - 1], stride = table.stride[last - 1];
-  T* const product = levels + table.level[last - 1];
-  T* const product_grad = level_grads + table.level[last - 1];
-  const S* const core = static_cast<const S*>(table.cores[last]);
-  const int64_t slice = table.slice[last];
   for (int i = threadIdx.x; i < 2 * table.level_size; i += kThreads) levels[i] = 0;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * ids.tile;
   load_tile(table, ids, begin, tile);
@@ -56,121 +171,21 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
     load_digits(table, ids, begin, tile, group, count);
     fill_levels<S>(table, tile, count, levels);
 
-    // d product (height, rank) = rows' gradients (height, columns) times their slices (columns, rank)
     Dealer dealer;
     for (int p = 0; p < count; ++p) {
-      constexpr int N = 2;
-      const int first = tile.start[group + p];
-      const int columns = (tile.start[group + p + 1] - first) * width;
-      const int strips = (rank + 8 * N - 1) / (8 * N);
-      dealer.deal((height + 15) / 16 * strips, [&](int job) {
-        const int m0 = job / strips * 16, n0 = job % strips * 8 * N;
-        T c[1][N][4] = {};
-        // Gradient (row, column c) and slice (column c, rank n): term q is column 2q, term q + 4 is 2q + 1.
-        const auto grads_of = [&](int column, T& upper, T& lower) {
-          upper = lower = 0;
-          const int e = column / width;
-          if (column >= columns || tile.row[first + e] < 0) return;
-          const S* const from = grad + tile.row[first + e] * table.dim + column - e * width;
-          if (m0 + g < height) upper = load(from + (m0 + g) * width);
-          if (m0 + g + 8 < height) lower = load(from + (m0 + g + 8) * width);
-        };
-        multiply(
-            c, columns,
-            [&](int, int t, T(&a)[4]) {
-              const int column = t + 2 * q;
-              if (width % 2) {
-                grads_of(column, a[0], a[1]);
-                grads_of(column + 1, a[2], a[3]);
-                return;
-              }
-              a[0] = a[1] = a[2] = a[3] = 0;
-              const int e = column / width;
-              if (column >= columns || tile.row[first + e] < 0) return;
-              const S* const from = grad + tile.row[first + e] * table.dim + column - e * width;
-              if (m0 + g < height) {
-                const auto pair = load_pair(from + (m0 + g) * width);
-                a[0] = pair.x, a[2] = pair.y;
-              }
-              if (m0 + g + 8 < height) {
-                const auto pair = load_pair(from + (m0 + g + 8) * width);
-                a[1] = pair.x, a[3] = pair.y;
-              }
-            },
-            [&](int n, int t, T(&b)[2]) {
-              b[0] = b[1] = 0;
-              const int column = t + 2 * q, k = n0 + 8 * n + g;
-              if (k >= rank || column >= columns) return;
-              const int e = column / width;
-              const S* const from = core + tile.suffix[first + e] * slice + k * width + column - e * width;
-              if (width % 2 == 0) {
-                const auto pair = load_pair(from);
-                b[0] = pair.x, b[1] = pair.y;
-                return;
-              }
-              b[0] = load(from);
-              const int e1 = (column + 1) / width;
-              if (column + 1 < columns)
-                b[1] = load(core + tile.suffix[first + e1] * slice + k * width + column + 1 - e1 * width);
-            });
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int row = m0 + g + i / 2 * 8, k = n0 + 8 * n + 2 * q + i % 2;
-            if (row < height && k < rank) product_grad[(p * height + row) * stride + k] = c[0][n][i];
-          }
-      });
+      const int first = tile.start[group + p], columns = (tile.start[group + p + 1] - first) * width;
+      T* const to = level_grads + table.level[last - 1] + p * height * stride;
+      if (rank > 16)
+        product_gradient<4>(table, tile, grad, first, columns, dealer, to);
+      else
+        product_gradient<2>(table, tile, grad, first, columns, dealer, to);
     }
-
-    // d slice (rank, width) = product^T (rank, height) times the row's gradient (height, width), summed
-    // over neighbours of the same suffix before it leaves the registers.
-    {
-      constexpr int M = 2;
-      const int from = tile.start[group], to = tile.start[group + count];
-      const int blocks = (rank + 16 * M - 1) / (16 * M), strips = (width + 7) / 8;
-      const int shares = max(1, min(kWarps / (blocks * strips), (to - from + 3) / 4));
-      dealer.deal(blocks * strips * shares, [&](int job) {
-        const int m0 = job / (strips * shares) * 16 * M, n0 = job / shares % strips * 8, share = job % shares;
-        const int end = from + (to - from) * (share + 1) / shares;
-        T c[M][1][4] = {};
-        int suffix = -1;
-        const auto flush = [&] {
-          if (suffix < 0) return;
-#pragma unroll
-          for (int m = 0; m < M; ++m)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const int k = m0 + 16 * m + g + i / 2 * 8, j = n0 + 2 * q + i % 2;
-              if (k < rank && j < width) sums.add(scale, last, suffix * slice + k * width + j, c[m][0][i]);
-              c[m][0][i] = 0;
-            }
-        };
-        for (int i = from + (to - from) * share / shares; i < end; ++i) {
-          const int e = sorted[i] & (kMaxTile - 1);
-          if (tile.row[e] < 0) continue;
-          if (tile.suffix[e] != suffix) {
-            flush();
-            suffix = tile.suffix[e];
-          }
-          const T* const left = product + (tile.prefix[e] - group) * height * stride;
-          const S* const right = grad + tile.row[e] * table.dim + n0 + g;
-          const bool inside = n0 + g < width;
-          multiply(
-              c, height,
-              [&](int m, int t, T(&a)[4]) {
-                const int k = m0 + 16 * m + g, k0 = min(k, rank - 1), k1 = min(k + 8, rank - 1);
-                const int t0 = min(t + q, height - 1) * stride, t1 = min(t + q + 4, height - 1) * stride;
-                a[0] = left[t0 + k0], a[1] = left[t0 + k1], a[2] = left[t1 + k0], a[3] = left[t1 + k1];
-              },
-              [&](int, int t, T(&b)[2]) {
-                b[0] = inside && t + q < height ? load(right + (t + q) * width) : T(0);
-                b[1] = inside && t + q + 4 < height ? load(right + (t + q + 4) * width) : T(0);
-              });
-        }
-        flush();
-      });
-    }
+    if (rank > 32)
+      slice_gradients<4>(table, tile, sorted, group, count, grad, levels, sums, scale, dealer);
+    else if (rank > 16)
+      slice_gradients<2>(table, tile, sorted, group, count, grad, levels, sums, scale, dealer);
+    else
+      slice_gradients<1>(table, tile, sorted, group, count, grad, levels, sums, scale, dealer);
     __syncthreads();
 
     // Down the levels: d core k = level k-1 ^T times d level k, and d level k-1 = d level k times core k^T.

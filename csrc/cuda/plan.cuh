@@ -23,7 +23,8 @@ void with_storage(const char* op, ScalarType dtype, const Body& body) {
 
 inline cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  if (aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) != AOTI_TORCH_SUCCESS)
+    throw std::runtime_error("torch has no current CUDA stream for the device of the cores");
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -93,6 +94,8 @@ class Plan {
     table.num_rows = shape.num_rows;
     table.dim = shape.embedding_dim;
     table.order = PrefixOrder(shape);
+    const auto width = static_cast<uint64_t>(shape.cols[shape.last()]);
+    table.width_bits = std::has_single_bit(width) ? std::countr_zero(width) : -1;
     int64_t numbers = 0;  // of all levels of one prefix
     for (int k = 0; k < shape.depth(); ++k) {
       held_.push_back(torch::stable::contiguous(cores[k]));
@@ -120,7 +123,7 @@ class Plan {
     require(bytes <= most, op, " needs ", bytes, " bytes of shared memory for the product of one prefix, and the ",
             "GPU has ", most, "; use a smaller rank or a larger last col_factor");
     table.group = static_cast<int>(std::clamp<int64_t>((budget.per_block - kStaticBytes) / bytes, 1, kMaxGroup));
-    if (table.group > 8) table.group = table.group / 8 * 8;
+    if (table.group > 4) table.group = table.group / 4 * 4;
     int size = 0;
     for (int k = 0; k < table.last; ++k) {
       table.level[k] = size;

@@ -40,20 +40,50 @@ __device__ inline void store(double* p, double v) { *p = v; }
 __device__ inline void store(__nv_bfloat16* p, float v) { *p = __float2bfloat16(v); }
 __device__ inline void store(__half* p, float v) { *p = __float2half(v); }
 
+template <class T>
+struct Four {
+  T v[4];
+};
+__device__ inline Four<float> load_four(const float* p) {
+  const float4 f = __ldg(reinterpret_cast<const float4*>(p));
+  return {f.x, f.y, f.z, f.w};
+}
+__device__ inline Four<double> load_four(const double* p) {
+  const double2 a = __ldg(reinterpret_cast<const double2*>(p)), b = __ldg(reinterpret_cast<const double2*>(p) + 1);
+  return {a.x, a.y, b.x, b.y};
+}
+__device__ inline Four<float> load_four(const __nv_bfloat16* p) {
+  const uint2 bits = __ldg(reinterpret_cast<const uint2*>(p));
+  return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u), __uint_as_float(bits.y << 16),
+          __uint_as_float(bits.y & 0xffff0000u)};
+}
+__device__ inline Four<float> load_four(const __half* p) {
+  const uint2 bits = __ldg(reinterpret_cast<const uint2*>(p));
+  const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
+  const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
+  return {a.x, a.y, b.x, b.y};
+}
+__device__ inline void store_four(float* p, float a, float b, float c, float d) {
+  *reinterpret_cast<float4*>(p) = {a, b, c, d};
+}
+__device__ inline void store_four(double* p, double a, double b, double c, double d) {
+  *reinterpret_cast<double2*>(p) = {a, b};
+  *(reinterpret_cast<double2*>(p) + 1) = {c, d};
+}
+__device__ inline void store_four(__nv_bfloat16* p, float a, float b, float c, float d) {
+  const __nv_bfloat162 x = __floats2bfloat162_rn(a, b), y = __floats2bfloat162_rn(c, d);
+  *reinterpret_cast<uint2*>(p) = {reinterpret_cast<const unsigned&>(x), reinterpret_cast<const unsigned&>(y)};
+}
+__device__ inline void store_four(__half* p, float a, float b, float c, float d) {
+  const __half2 x = __floats2half2_rn(a, b), y = __floats2half2_rn(c, d);
+  *reinterpret_cast<uint2*>(p) = {reinterpret_cast<const unsigned&>(x), reinterpret_cast<const unsigned&>(y)};
+}
 __device__ inline float2 load_pair(const float* p) { return __ldg(reinterpret_cast<const float2*>(p)); }
 __device__ inline double2 load_pair(const double* p) { return __ldg(reinterpret_cast<const double2*>(p)); }
 __device__ inline float2 load_pair(const __nv_bfloat16* p) {
   return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(p));
 }
 __device__ inline float2 load_pair(const __half* p) { return __half22float2(*reinterpret_cast<const __half2*>(p)); }
-__device__ inline void store_pair(float* p, float x, float y) { *reinterpret_cast<float2*>(p) = {x, y}; }
-__device__ inline void store_pair(double* p, double x, double y) { *reinterpret_cast<double2*>(p) = {x, y}; }
-__device__ inline void store_pair(__nv_bfloat16* p, float x, float y) {
-  *reinterpret_cast<__nv_bfloat162*>(p) = __floats2bfloat162_rn(x, y);
-}
-__device__ inline void store_pair(__half* p, float x, float y) {
-  *reinterpret_cast<__half2*>(p) = __floats2half2_rn(x, y);
-}
 
 // Levels k = 0 .. last - 1 are the products of the first k + 1 cores. In shared memory level k of a
 // group of prefixes is a matrix of group * height[k] rows, one prefix after another, ranks[k + 1]
@@ -69,6 +99,12 @@ struct Table {
   const void* cores[kMaxDepth];
   int64_t num_embeddings, num_rows, dim;
   PrefixOrder order;
+  int width_bits;  // of the last core's columns, where they are a power of two; else -1
+
+  // Which of the ids that lie side by side a column belongs to; divisions would cost more than the product.
+  __device__ int entry_of(int column) const {
+    return width_bits >= 0 ? column >> width_bits : column / cols[last];
+  }
 };
 
 // The ids, sorted by the place of their prefix; or, without keys, every row of the table, one value of

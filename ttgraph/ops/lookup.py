@@ -64,7 +64,7 @@ def _(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tensor:
 
 
 @torch.library.register_fake("ttgraph::tt_lookup_backward")
-def _(grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool = False) -> list[Tensor]:
+def _(grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool) -> list[Tensor]:
     return [torch.empty_like(core, memory_format=torch.contiguous_format) for core in cores]
 
 
@@ -86,7 +86,7 @@ def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], Tensor, boo
 
 def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], None, None]:
     grad, ids, *cores = ctx.saved_tensors
-    return *reference.second_derivative(reference.tt_lookup_backward, outer, grad, cores, ids), None, None
+    return *reference.second_derivative(reference.tt_lookup_backward, outer, grad, cores, ids, True), None, None
 
 
 torch.library.register_autograd("ttgraph::tt_lookup", _backward, setup_context=_save)

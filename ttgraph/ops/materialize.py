@@ -48,7 +48,7 @@ def _(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
 
 
 @torch.library.register_fake("ttgraph::tt_materialize_backward")
-def _(grad: Tensor, cores: Sequence[Tensor], deterministic: bool = False) -> list[Tensor]:
+def _(grad: Tensor, cores: Sequence[Tensor], deterministic: bool) -> list[Tensor]:
     return [torch.empty_like(core, memory_format=torch.contiguous_format) for core in cores]
 
 
@@ -68,7 +68,7 @@ def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], bool], outp
 
 def _double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], None]:
     grad, *cores = ctx.saved_tensors
-    return *reference.second_derivative(reference.tt_materialize_backward, outer, grad, cores), None
+    return *reference.second_derivative(reference.tt_materialize_backward, outer, grad, cores, True), None
 
 
 torch.library.register_autograd("ttgraph::tt_materialize", _backward, setup_context=_save)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,9 +42,7 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tens
     return _rows(cores, ids)
 
 
-def tt_lookup_backward(
-    grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool = False
-) -> list[Tensor]:
+def tt_lookup_backward(grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool) -> list[Tensor]:
     """Gradients of the cores, given that of the rows.
 
     Args:
@@ -82,7 +81,7 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
     return _rows(cores, torch.arange(num_embeddings, device=cores[0].device))
 
 
-def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor], deterministic: bool = False) -> list[Tensor]:
+def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor], deterministic: bool) -> list[Tensor]:
     """Gradients of the cores, given that of the first rows.
 
     Args:
@@ -93,11 +92,11 @@ def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor], deterministic
     Returns:
         One gradient per core.
     """
-    return tt_lookup_backward(grad, cores, torch.arange(len(grad), device=grad.device))
+    return tt_lookup_backward(grad, cores, torch.arange(len(grad), device=grad.device), deterministic)
 
 
 def second_derivative(
-    backward: Callable[..., list[Tensor]], outer: Sequence[Tensor], grad: Tensor, cores: Sequence[Tensor], *rest: Tensor
+    backward: Callable[..., list[Tensor]], outer: Sequence[Tensor], grad: Tensor, cores: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, list[Tensor]]:
     """Derivative of one of the backward functions above, for those who differentiate twice.
 
