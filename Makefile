@@ -1,9 +1,13 @@
 # make demo: train on a generated graph and print the comparison; make test: run every test.
 # Both make .venv and install what they need on first use. PYTHON= chooses the interpreter.
+# make bench: time the kernels; BENCH= passes arguments on, such as BENCH='--figure 1,2 --quick' or BENCH=--help.
+# make bench-gpu PYTHON=...: the same on a GPU, with an interpreter that has torch, numpy, cmake and ninja.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 LINTED := .venv/.lint-installed
+BENCHED := .venv/.bench-installed
+BENCH ?=
 # Small enough for five minutes on two cores; every contender gets the same.
 DEMO := homophily-100k --order metis --batching partition --epochs 20 --layers 2 --hidden 64 --dim 64 --lr-cores 0.01,0.1,1
 SOURCES := $(shell find csrc -type f)
@@ -11,7 +15,7 @@ SOURCES := $(shell find csrc -type f)
 # Folder of the libraries that `make cuda` builds, for the PYTHON that it is given.
 CUDA := build/cuda
 
-.PHONY: demo test test-gpu cuda lint format clean
+.PHONY: demo test test-gpu bench bench-gpu cuda lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/ttgraph compare $(DEMO)
@@ -22,6 +26,12 @@ test: $(INSTALLED)
 # With a PYTHON that has torch >= 2.10 with CUDA, pytest, hypothesis, cmake and ninja; nothing is installed.
 test-gpu: cuda
 	TTGRAPH_LIBRARY=$(CURDIR)/$(CUDA) PYTHONPATH=$(CURDIR) $(PYTHON) -m pytest tests/test_ops.py
+
+bench: $(BENCHED)
+	$(BIN)/python tests/bench/kernels.py $(BENCH)
+
+bench-gpu: cuda
+	TTGRAPH_LIBRARY=$(CURDIR)/$(CUDA) PYTHONPATH=$(CURDIR) $(PYTHON) tests/bench/kernels.py --device cuda $(BENCH)
 
 # The CUDA kernels compile on a machine without a GPU, too.
 cuda:
@@ -50,6 +60,10 @@ $(INSTALLED): pyproject.toml constraints.txt $(SOURCES)
 
 $(LINTED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
+	touch $@
+
+$(BENCHED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,bench]'
 	touch $@
 
 clean:
