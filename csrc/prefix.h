@@ -99,6 +99,41 @@ class PrefixWalk {
   int64_t suffixes_, num_embeddings_, rest_, size_;
 };
 
+// Row ids in digits. The cores of a table come most significant digit first; where they are given
+// `reversed`, the last one first, the prefix of a row is its trailing digits, the last one first, and
+// its suffix the leading digit. The rows themselves stay where they are.
+class RowDigits {
+ public:
+  RowDigits(const TTShape& shape, bool reversed) : shape_(shape), reversed_(reversed) {}
+
+  // Between the rows of one suffix and the next of the same prefix.
+  int64_t suffix_stride() const { return reversed_ ? shape_.num_prefixes : 1; }
+
+  // The row of suffix 0.
+  int64_t first_row(int64_t prefix) const {
+    if (!reversed_) return prefix * shape_.rows[shape_.last()];
+    int64_t row = 0;
+    for (int64_t k = shape_.last(); k-- > 0; prefix /= shape_.rows[k])
+      row = row * shape_.rows[k] + prefix % shape_.rows[k];
+    return row;
+  }
+
+  std::pair<int64_t, int64_t> prefix_and_suffix(int64_t row) const {
+    const int64_t stride = reversed_ ? shape_.num_prefixes : shape_.rows[shape_.last()];
+    const int64_t high = row / stride;
+    int64_t low = row - high * stride;
+    if (!reversed_) return {high, low};
+    int64_t prefix = 0;
+    for (int64_t k = 0; k < shape_.last(); ++k, low /= shape_.rows[k - 1])
+      prefix = prefix * shape_.rows[k] + low % shape_.rows[k];
+    return {prefix, high};
+  }
+
+ private:
+  const TTShape& shape_;
+  const bool reversed_;
+};
+
 // One requested row: sorted by place, in the order of the request within a prefix.
 struct Entry {
   uint64_t key;  // place << suffix_bits | suffix
@@ -119,8 +154,9 @@ struct SortedIds {
 
 // Stable radix sort of the ids by prefix, least significant bits first, over shares of the ids.
 inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
-                                int64_t num_embeddings) {
+                                int64_t num_embeddings, bool reversed = false) {
   const PrefixOrder order(shape);
+  const RowDigits digits(shape, reversed);
   constexpr int kMaxBits = 11;
   const int64_t suffixes = shape.rows[shape.last()];
   const int suffix_bits = std::bit_width(static_cast<uint64_t>(suffixes - 1));
@@ -138,7 +174,7 @@ inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int6
         offender[share] = row;
         return;
       }
-      const int64_t prefix = id / suffixes, suffix = id - prefix * suffixes;
+      const auto [prefix, suffix] = digits.prefix_and_suffix(id);
       entries[row] = {
           static_cast<uint64_t>(order.place(prefix)) << suffix_bits | static_cast<uint64_t>(suffix), row};
     }
