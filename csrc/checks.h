@@ -87,13 +87,22 @@ inline void check_ids(const char* op, const Tensor& ids, const Tensor& core) {  
           " needs ids of one dimension, int32 or int64, on the device of the cores");
 }
 
-inline Tensor check_grad(const char* op, const TTShape& shape, const Tensor& grad, int64_t num_rows,
+inline Tensor check_grad(const char* op, const Tensor& grad, int64_t num_rows, int64_t width,
                          const std::vector<Tensor>& cores) {
-  require(grad.dim() == 2 && grad.size(0) == num_rows && grad.size(1) == shape.embedding_dim &&
+  require(grad.dim() == 2 && grad.size(0) == num_rows && grad.size(1) == width &&
               same_device(grad, cores[0]) && grad.scalar_type() == cores[0].scalar_type(),
-          op, " needs grad of shape (", num_rows, ", ", shape.embedding_dim,
+          op, " needs grad of shape (", num_rows, ", ", width,
           ") in the dtype of the cores, on their device");
   return torch::stable::contiguous(grad);
+}
+
+inline Tensor check_weight(const char* op, const TTShape& shape, const Tensor& weight,
+                           const std::vector<Tensor>& cores) {
+  require(weight.dim() == 2 && weight.size(0) > 0 && weight.size(1) == shape.embedding_dim &&
+              same_device(weight, cores[0]) && weight.scalar_type() == cores[0].scalar_type(),
+          op, " needs weight of shape (out_features, ", shape.embedding_dim,
+          ") in the dtype of the cores, on their device");
+  return torch::stable::contiguous(weight);
 }
 
 }  // namespace ttgraph

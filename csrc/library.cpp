@@ -8,6 +8,13 @@ Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
 std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids, bool deterministic);
 Tensor tt_materialize(std::vector<Tensor> cores, int64_t num_embeddings);
 std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool deterministic);
+Tensor tt_lookup_linear(std::vector<Tensor> cores, Tensor ids, Tensor weight, int64_t num_embeddings,
+                        bool reversed);
+std::vector<Tensor> tt_lookup_linear_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
+                                              Tensor weight, bool reversed);
+Tensor tt_materialize_linear(std::vector<Tensor> cores, Tensor weight, int64_t num_embeddings, bool reversed);
+std::vector<Tensor> tt_materialize_linear_backward(Tensor grad, std::vector<Tensor> cores, Tensor weight,
+                                                   bool reversed);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -15,6 +22,17 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic) -> Tensor[]");
   library.def("tt_materialize(Tensor[] cores, SymInt num_embeddings) -> Tensor");
   library.def("tt_materialize_backward(Tensor grad, Tensor[] cores, bool deterministic) -> Tensor[]");
+  library.def(
+      "tt_lookup_linear(Tensor[] cores, Tensor ids, Tensor weight, SymInt num_embeddings, bool reversed) -> "
+      "Tensor");
+  library.def(
+      "tt_lookup_linear_backward(Tensor grad, Tensor[] cores, Tensor ids, Tensor weight, bool reversed) -> "
+      "Tensor[]");
+  library.def(
+      "tt_materialize_linear(Tensor[] cores, Tensor weight, SymInt num_embeddings, bool reversed) -> Tensor");
+  library.def(
+      "tt_materialize_linear_backward(Tensor grad, Tensor[] cores, Tensor weight, bool reversed) -> "
+      "Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -22,4 +40,8 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("tt_lookup_backward", TORCH_BOX(&ttgraph::tt_lookup_backward));
   library.impl("tt_materialize", TORCH_BOX(&ttgraph::tt_materialize));
   library.impl("tt_materialize_backward", TORCH_BOX(&ttgraph::tt_materialize_backward));
+  library.impl("tt_lookup_linear", TORCH_BOX(&ttgraph::tt_lookup_linear));
+  library.impl("tt_lookup_linear_backward", TORCH_BOX(&ttgraph::tt_lookup_linear_backward));
+  library.impl("tt_materialize_linear", TORCH_BOX(&ttgraph::tt_materialize_linear));
+  library.impl("tt_materialize_linear_backward", TORCH_BOX(&ttgraph::tt_materialize_linear_backward));
 }

@@ -86,8 +86,9 @@ struct SortedIds {
 
 // Stable radix sort of the ids by prefix, least significant bits first, over shares of the ids.
 inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
-                                int64_t num_embeddings) {
+                                int64_t num_embeddings, bool reversed = false) {
   const PrefixOrder order(shape);
+  const RowDigits digits(shape, reversed);
   constexpr int kMaxBits = 11;
   const int64_t suffixes = shape.rows[shape.last()];
   const int suffix_bits = std::bit_width(static_cast<uint64_t>(suffixes - 1));
@@ -105,7 +106,7 @@ inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int6
         offender[share] = row;
         return;
       }
-      const int64_t prefix = id / suffixes, suffix = id - prefix * suffixes;
+      const auto [prefix, suffix] = digits.prefix_and_suffix(id);
       entries[row] = {
           static_cast<uint64_t>(order.place(prefix)) << suffix_bits | static_cast<uint64_t>(suffix), row};
     }

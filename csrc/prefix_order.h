@@ -1,7 +1,8 @@
-// The order in which the prefixes of a table are visited, on every device.
+// How a row id splits into prefix and suffix, and the order in which prefixes are visited on every device.
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "checks.h"
 
@@ -44,6 +45,41 @@ class PrefixOrder {
 
  private:
   int64_t major_ = 0, stride_ = 1, rows_ = 1, num_rest_ = 1;
+};
+
+// Row ids in digits. The cores of a table come most significant digit first; where they are given
+// `reversed`, the last one first, the prefix of a row is its trailing digits, the last one first, and
+// its suffix the leading digit. The rows themselves stay where they are.
+class RowDigits {
+ public:
+  RowDigits(const TTShape& shape, bool reversed) : shape_(shape), reversed_(reversed) {}
+
+  // Between the rows of one suffix and the next of the same prefix.
+  int64_t suffix_stride() const { return reversed_ ? shape_.num_prefixes : 1; }
+
+  // The row of suffix 0.
+  int64_t first_row(int64_t prefix) const {
+    if (!reversed_) return prefix * shape_.rows[shape_.last()];
+    int64_t row = 0;
+    for (int64_t k = shape_.last(); k-- > 0; prefix /= shape_.rows[k])
+      row = row * shape_.rows[k] + prefix % shape_.rows[k];
+    return row;
+  }
+
+  std::pair<int64_t, int64_t> prefix_and_suffix(int64_t row) const {
+    const int64_t stride = reversed_ ? shape_.num_prefixes : shape_.rows[shape_.last()];
+    const int64_t high = row / stride;
+    int64_t low = row - high * stride;
+    if (!reversed_) return {high, low};
+    int64_t prefix = 0;
+    for (int64_t k = 0; k < shape_.last(); ++k, low /= shape_.rows[k - 1])
+      prefix = prefix * shape_.rows[k] + low % shape_.rows[k];
+    return {prefix, high};
+  }
+
+ private:
+  const TTShape& shape_;
+  const bool reversed_;
 };
 
 }  // namespace ttgraph

@@ -137,11 +137,16 @@ class PrefixGradient {
 };
 
 // A thread is worth its private copy of the gradients only if it has more work than adding that up.
-inline int64_t count_gradient_shares(const TTShape& shape, int64_t num_rows) {
-  int64_t numbers = 0;
+// `work` is in multiply-adds, `others` counts the numbers of a copy beside the cores.
+inline int64_t count_gradient_shares(const TTShape& shape, int64_t work, int64_t others = 0) {
+  int64_t numbers = others;
   for (int64_t k = 0; k < shape.depth(); ++k) numbers += shape.core(k);
-  return count_shares(num_rows * shape.embedding_dim * shape.ranks[shape.last()],
-                      std::max<int64_t>(1 << 16, numbers));
+  return count_shares(work, std::max<int64_t>(1 << 16, numbers));
+}
+
+// Multiply-adds of the rows that a table gives, to decide between threads.
+inline int64_t row_work(const TTShape& shape, int64_t num_rows) {
+  return num_rows * shape.embedding_dim * shape.ranks[shape.last()];
 }
 
 }  // namespace ttgraph

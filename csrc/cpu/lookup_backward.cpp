@@ -50,14 +50,14 @@ std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, T
   const TTShape shape = check_cores(op, cores);
   check_ids(op, ids, cores[0]);
   ids = long_ids(ids);
-  grad = check_grad(op, shape, grad, ids.numel(), cores);
+  grad = check_grad(op, grad, ids.numel(), shape.embedding_dim, cores);
   std::vector<Tensor> result;
   with_numbers(op, cores[0].scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);
     using T = typename N::T;
     const SortedIds sorted = sort_by_prefix(op, shape, static_cast<const int64_t*>(ids.const_data_ptr()),
                                             ids.numel(), shape.num_rows);
-    const int64_t shares = count_gradient_shares(shape, ids.numel());
+    const int64_t shares = count_gradient_shares(shape, row_work(shape, ids.numel()));
     CoreGradients<T> grads(shape, cores[0], N::sum_type, sorted.order.major(), shares);
     lookup_backward(Cores<T>(shape, cores, N::sum_type), Cores<T>(shape, cores, N::sum_type, true), sorted,
                     ids.numel(), static_cast<const typename N::Row*>(grad.const_data_ptr()), grads, shares);

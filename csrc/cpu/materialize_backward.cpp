@@ -39,14 +39,14 @@ static void materialize_backward(const Cores<T>& cores, const Cores<T>& transpos
 std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool /*deterministic: always*/) {
   constexpr const char* op = "tt_materialize_backward";
   const TTShape shape = check_cores(op, cores);
-  grad = check_grad(op, shape, grad, grad.size(0), cores);
+  grad = check_grad(op, grad, grad.size(0), shape.embedding_dim, cores);
   check_num_embeddings(op, shape, grad.size(0));
   std::vector<Tensor> result;
   with_numbers(op, cores[0].scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);
     using T = typename N::T;
     const PrefixWalk walk(shape, grad.size(0));
-    const int64_t shares = count_gradient_shares(shape, grad.size(0));
+    const int64_t shares = count_gradient_shares(shape, row_work(shape, grad.size(0)));
     CoreGradients<T> grads(shape, cores[0], N::sum_type, walk.order.major(), shares);
     materialize_backward(Cores<T>(shape, cores, N::sum_type), Cores<T>(shape, cores, N::sum_type, true), walk,
                          static_cast<const typename N::Row*>(grad.const_data_ptr()), grads, shares);

@@ -296,7 +296,7 @@ std::vector<Tensor> tt_lookup_backward_cuda(Tensor grad, std::vector<Tensor> cor
   constexpr const char* op = "tt_lookup_backward";
   const TTShape shape = check_cores(op, cores);
   check_ids(op, ids, cores[0]);
-  grad = check_grad(op, shape, grad, ids.numel(), cores);
+  grad = check_grad(op, grad, ids.numel(), shape.embedding_dim, cores);
   const cuda::Plan plan(op, shape, cores, ids, shape.num_rows, 2);
   return cuda::backward(op, shape, cores, plan, grad, deterministic);
 }
@@ -304,7 +304,7 @@ std::vector<Tensor> tt_lookup_backward_cuda(Tensor grad, std::vector<Tensor> cor
 std::vector<Tensor> tt_materialize_backward_cuda(Tensor grad, std::vector<Tensor> cores, bool deterministic) {
   constexpr const char* op = "tt_materialize_backward";
   const TTShape shape = check_cores(op, cores);
-  grad = check_grad(op, shape, grad, grad.size(0), cores);
+  grad = check_grad(op, grad, grad.size(0), shape.embedding_dim, cores);
   check_num_embeddings(op, shape, grad.size(0));
   const cuda::Plan plan(op, shape, cores, grad.size(0), 2);
   return cuda::backward(op, shape, cores, plan, grad, deterministic);

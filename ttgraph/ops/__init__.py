@@ -1,6 +1,7 @@
 """Rows of tensor-train tables, differentiable in the cores."""
 
+from ttgraph.ops.linear import tt_lookup_linear, tt_materialize_linear
 from ttgraph.ops.lookup import tt_lookup
 from ttgraph.ops.materialize import tt_materialize
 
-__all__ = ["tt_lookup", "tt_materialize"]
+__all__ = ["tt_lookup", "tt_lookup_linear", "tt_materialize", "tt_materialize_linear"]

@@ -67,6 +67,50 @@ def check_cores(op: str, cores: Sequence[Tensor], num_embeddings: int | None) ->
     return cores, num_embeddings
 
 
+def check_ids(op: str, ids: Tensor, cores: Sequence[Tensor]) -> None:
+    """Raises an error that says what does not fit, where ids are none or live elsewhere than the cores.
+
+    Args:
+        op: Name of the op, for the message.
+        ids: Row ids of any shape.
+        cores: The cores, checked.
+
+    Raises:
+        TypeError: If ids are no tensor of int32 or int64.
+        ValueError: If they are on another device than the cores.
+    """
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"{op} needs ids as a tensor of int32 or int64, got {got}; convert them with .long()")
+    if ids.device != cores[0].device:
+        raise ValueError(f"{op} needs ids and cores on one device, got {ids.device} and {cores[0].device}")
+
+
+def check_weight(op: str, weight: Tensor, cores: Sequence[Tensor]) -> None:
+    """Raises an error that says what does not fit, where a weight cannot multiply the rows of the cores.
+
+    Args:
+        op: Name of the op, for the message.
+        weight: As of ``torch.nn.Linear``.  # (out_features, embedding_dim)
+        cores: The cores, checked.
+
+    Raises:
+        TypeError: If the weight is no tensor of the dtype of the cores.
+        ValueError: If it is on another device, or of another shape.
+    """
+    if not isinstance(weight, Tensor) or weight.dtype != cores[0].dtype:
+        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"{op} needs weight as a tensor of the dtype of the cores, {cores[0].dtype}, got {got}")
+    if weight.device != cores[0].device:
+        raise ValueError(f"{op} needs weight and cores on one device, got {weight.device} and {cores[0].device}")
+    dim = embedding_dim(cores)
+    if weight.dim() != 2 or weight.shape[0] == 0 or weight.shape[1] != dim:
+        raise ValueError(
+            f"{op} needs weight of shape (out_features, embedding_dim={dim}), at least one row, as torch.nn.Linear "
+            f"has it; got {tuple(weight.shape)}"
+        )
+
+
 def embedding_dim(cores: Sequence[Tensor]) -> int:
     """Columns of the table that the cores hold."""
     return math.prod([core.shape[2] for core in cores])
