@@ -34,7 +34,7 @@ PUBLIC = {
     "ttgraph.init": ["from_matrix", "gaussian", "orthogonal", "spectral"],
     "ttgraph.models": ["ModelName", "NodeClassifier", "adjacency", "make_gnn"],
     "ttgraph.nn": ["TTEmbedding"],
-    "ttgraph.ops": ["tt_lookup", "tt_materialize"],
+    "ttgraph.ops": ["tt_lookup", "tt_embedding_bag", "tt_materialize"],
     "ttgraph.order": [
         "NodeOrder",
         "digit_homophily",

@@ -1,6 +1,7 @@
 """Rows of tensor-train tables, differentiable in the cores."""
 
+from ttgraph.ops.bag import tt_embedding_bag
 from ttgraph.ops.lookup import tt_lookup
 from ttgraph.ops.materialize import tt_materialize
 
-__all__ = ["tt_lookup", "tt_materialize"]
+__all__ = ["tt_lookup", "tt_embedding_bag", "tt_materialize"]

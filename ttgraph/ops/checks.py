@@ -67,6 +67,26 @@ def check_cores(op: str, cores: Sequence[Tensor], num_embeddings: int | None) ->
     return cores, num_embeddings
 
 
+def check_integers(op: str, name: str, integers: Tensor, cores: Sequence[Tensor]) -> None:
+    """Raises unless an argument, such as the ids, is a tensor of integers on the device of the cores.
+
+    Args:
+        op: Name of the op, for the message.
+        name: Name of the argument.
+        integers: The argument.  # int32 or int64, of any shape
+        cores: As checked by ``check_cores``.
+
+    Raises:
+        TypeError: If it is no tensor, or of another dtype.
+        ValueError: If it is on another device.
+    """
+    if not isinstance(integers, Tensor) or integers.dtype not in (torch.int32, torch.int64):
+        got = integers.dtype if isinstance(integers, Tensor) else type(integers).__name__
+        raise TypeError(f"{op} needs {name} as a tensor of int32 or int64, got {got}; convert them with .long()")
+    if integers.device != cores[0].device:
+        raise ValueError(f"{op} needs {name} and cores on one device, got {integers.device} and {cores[0].device}")
+
+
 def embedding_dim(cores: Sequence[Tensor]) -> int:
     """Columns of the table that the cores hold."""
     return math.prod([core.shape[2] for core in cores])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ttgraph._library import register_reference
 from ttgraph.ops import reference
-from ttgraph.ops.checks import check_cores, embedding_dim
+from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
 
 
 def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | None = None) -> Tensor:
@@ -43,11 +43,7 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
         torch.Size([2, 1, 12])
     """
     cores, num_embeddings = check_cores("tt_lookup", cores, num_embeddings)
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise TypeError(f"tt_lookup needs ids as a tensor of int32 or int64, got {got}; convert them with .long()")
-    if ids.device != cores[0].device:
-        raise ValueError(f"tt_lookup needs ids and cores on one device, got {ids.device} and {cores[0].device}")
+    check_integers("tt_lookup", "ids", ids, cores)
     rows = torch.ops.ttgraph.tt_lookup(cores, ids.reshape(-1), num_embeddings)
     return rows.view(*ids.shape, embedding_dim(cores))
 
