@@ -6,6 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -85,6 +86,34 @@ inline void check_ids(const char* op, const Tensor& ids, const Tensor& core) {  
   const bool integer = ids.scalar_type() == ScalarType::Long || ids.scalar_type() == ScalarType::Int;
   require(ids.dim() == 1 && same_device(ids, core) && integer, op,
           " needs ids of one dimension, int32 or int64, on the device of the cores");
+}
+
+// Where each bag begins, and at last the number of ids, as contiguous int64; read here, so on the CPU.
+inline Tensor check_offsets(const char* op, Tensor offsets, int64_t num_ids) {  // (num_bags + 1,)
+  require(offsets.dim() == 1 && offsets.numel() > 0 && offsets.is_cpu() &&
+              offsets.scalar_type() == ScalarType::Long,
+          op, " needs offsets of one dimension, int64, not empty, on the CPU");
+  offsets = torch::stable::contiguous(offsets);
+  const int64_t* const begins = static_cast<const int64_t*>(offsets.const_data_ptr());
+  const int64_t last = offsets.numel() - 1;
+  for (int64_t bag = 0; bag <= last; ++bag) {
+    const int64_t least = bag == last ? num_ids : bag ? begins[bag - 1] : 0, most = bag ? num_ids : 0;
+    require(least <= begins[bag] && begins[bag] <= most, op,
+            " needs offsets that start at 0, never decrease and end at the number of ids, ", num_ids,
+            "; got offsets[", bag, "]=", begins[bag]);
+  }
+  return offsets;
+}
+
+// A weight for every id, or none, contiguous in the dtype of the cores.
+inline std::optional<Tensor> check_per_sample_weights(const char* op, const std::optional<Tensor>& weights,
+                                                      int64_t num_ids, const Tensor& core) {
+  if (!weights) return weights;
+  require(weights->dim() == 1 && weights->numel() == num_ids && same_device(*weights, core) &&
+              weights->scalar_type() == core.scalar_type(),
+          op, " needs per_sample_weights of shape (", num_ids,
+          ") in the dtype of the cores, on their device");
+  return torch::stable::contiguous(*weights);
 }
 
 inline Tensor check_grad(const char* op, const Tensor& grad, int64_t num_rows, int64_t width,

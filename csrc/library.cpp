@@ -6,6 +6,14 @@
 namespace ttgraph {
 Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
 std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids, bool deterministic);
+std::tuple<Tensor, Tensor> tt_embedding_bag(std::vector<Tensor> cores, Tensor ids, Tensor offsets,
+                                            int64_t num_embeddings, std::string mode,
+                                            std::optional<Tensor> per_sample_weights,
+                                            std::optional<int64_t> padding_idx);
+std::vector<Tensor> tt_embedding_bag_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
+                                              Tensor offsets, Tensor winners, std::string mode,
+                                              std::optional<Tensor> per_sample_weights,
+                                              std::optional<int64_t> padding_idx);
 Tensor tt_materialize(std::vector<Tensor> cores, int64_t num_embeddings);
 std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool deterministic);
 Tensor tt_lookup_linear(std::vector<Tensor> cores, Tensor ids, Tensor weight, int64_t num_embeddings,
@@ -20,6 +28,12 @@ std::vector<Tensor> tt_materialize_linear_backward(Tensor grad, std::vector<Tens
 STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("tt_lookup(Tensor[] cores, Tensor ids, SymInt num_embeddings) -> Tensor");
   library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic) -> Tensor[]");
+  library.def(
+      "tt_embedding_bag(Tensor[] cores, Tensor ids, Tensor offsets, SymInt num_embeddings, str mode, "
+      "Tensor? per_sample_weights, SymInt? padding_idx) -> (Tensor, Tensor)");
+  library.def(
+      "tt_embedding_bag_backward(Tensor grad, Tensor[] cores, Tensor ids, Tensor offsets, Tensor winners, "
+      "str mode, Tensor? per_sample_weights, SymInt? padding_idx) -> Tensor[]");
   library.def("tt_materialize(Tensor[] cores, SymInt num_embeddings) -> Tensor");
   library.def("tt_materialize_backward(Tensor grad, Tensor[] cores, bool deterministic) -> Tensor[]");
   library.def(
@@ -38,6 +52,8 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("tt_lookup", TORCH_BOX(&ttgraph::tt_lookup));
   library.impl("tt_lookup_backward", TORCH_BOX(&ttgraph::tt_lookup_backward));
+  library.impl("tt_embedding_bag", TORCH_BOX(&ttgraph::tt_embedding_bag));
+  library.impl("tt_embedding_bag_backward", TORCH_BOX(&ttgraph::tt_embedding_bag_backward));
   library.impl("tt_materialize", TORCH_BOX(&ttgraph::tt_materialize));
   library.impl("tt_materialize_backward", TORCH_BOX(&ttgraph::tt_materialize_backward));
   library.impl("tt_lookup_linear", TORCH_BOX(&ttgraph::tt_lookup_linear));

@@ -66,34 +66,44 @@ inline Tensor long_ids(const Tensor& ids) {
   return torch::stable::contiguous(torch::stable::to(ids, ScalarType::Long));
 }
 
-// One requested row: sorted by place, in the order of the request within a prefix.
+// One requested row: sorted by group and place, in the order of the request within a prefix.
 struct Entry {
-  uint64_t key;  // place << suffix_bits | suffix
-  int64_t row;   // where in the output (or its gradient)
+  uint64_t key;  // group, place and suffix, each in bits of its own
+  int64_t row;   // which of the requested rows
 };
 
 struct SortedIds {
   PrefixOrder order;
-  int suffix_bits;
+  int suffix_bits, place_bits;
   std::unique_ptr<Entry[]> entries;
+  std::vector<int64_t> bounds;  // group g is entries bounds[g] .. bounds[g + 1]
 
-  int64_t place(const Entry& entry) const { return static_cast<int64_t>(entry.key >> suffix_bits); }
+  int64_t place(const Entry& entry) const {
+    return static_cast<int64_t>((entry.key >> suffix_bits) & ((uint64_t{1} << place_bits) - 1));
+  }
   int64_t prefix(const Entry& entry) const { return order.prefix(place(entry)); }
   int64_t suffix(const Entry& entry) const {
     return static_cast<int64_t>(entry.key & ((uint64_t{1} << suffix_bits) - 1));
   }
 };
 
-// Stable radix sort of the ids by prefix, least significant bits first, over shares of the ids.
-inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
-                                int64_t num_embeddings, bool reversed = false) {
+// Stable radix sort of the ids by prefix, least significant bits first, over shares of the ids; above
+// the prefix by group(row) < groups, for those that sort several sets of rows at once. The prefix is
+// that of RowDigits, `reversed` or not.
+template <class Group>
+SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
+                         int64_t num_embeddings, bool reversed, int64_t groups, const Group& group) {
   const PrefixOrder order(shape);
   const RowDigits digits(shape, reversed);
   constexpr int kMaxBits = 11;
   const int64_t suffixes = shape.rows[shape.last()];
   const int suffix_bits = std::bit_width(static_cast<uint64_t>(suffixes - 1));
   const int place_bits = std::bit_width(static_cast<uint64_t>(shape.num_prefixes - 1));
-  const int passes = (place_bits + kMaxBits - 1) / kMaxBits;
+  const int group_bits = std::bit_width(static_cast<uint64_t>(groups - 1));
+  const int group_shift = place_bits + suffix_bits, sort_bits = place_bits + group_bits;
+  require(groups == 1 || group_shift + group_bits < 64, op, " cannot number ", groups, " groups of ",
+          shape.num_rows, " rows in 64 bits; use smaller row factors");
+  const int passes = (sort_bits + kMaxBits - 1) / kMaxBits;
   const int64_t shares = count_shares(size, 8192);
   std::unique_ptr<Entry[]> entries(new Entry[size]), other(new Entry[passes ? size : 0]);
 
@@ -107,8 +117,10 @@ inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int6
         return;
       }
       const auto [prefix, suffix] = digits.prefix_and_suffix(id);
-      entries[row] = {
-          static_cast<uint64_t>(order.place(prefix)) << suffix_bits | static_cast<uint64_t>(suffix), row};
+      uint64_t key =
+          static_cast<uint64_t>(order.place(prefix)) << suffix_bits | static_cast<uint64_t>(suffix);
+      if (groups > 1) key |= static_cast<uint64_t>(group(row)) << group_shift;
+      entries[row] = {key, row};
     }
   });
   const int64_t first = *std::min_element(offender.begin(), offender.end());
@@ -117,8 +129,8 @@ inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int6
                                     " is out of range for num_embeddings=", num_embeddings));
 
   for (int pass = 0; pass < passes; ++pass) {
-    const int shift = suffix_bits + place_bits * pass / passes;
-    const int64_t bins = int64_t{1} << (suffix_bits + place_bits * (pass + 1) / passes - shift);
+    const int shift = suffix_bits + sort_bits * pass / passes;
+    const int64_t bins = int64_t{1} << (suffix_bits + sort_bits * (pass + 1) / passes - shift);
     const auto bin = [&](const Entry& entry) {
       return static_cast<int64_t>(entry.key >> shift) & (bins - 1);
     };
@@ -137,7 +149,20 @@ inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int6
     });
     entries.swap(other);
   }
-  return {order, suffix_bits, std::move(entries)};
+  std::vector<int64_t> bounds{0};
+  for (int64_t g = 1; g < groups; ++g) {
+    const auto before = [&](const Entry& entry) {
+      return static_cast<int64_t>(entry.key >> group_shift) < g;
+    };
+    bounds.push_back(std::partition_point(entries.get(), entries.get() + size, before) - entries.get());
+  }
+  bounds.push_back(size);
+  return {order, suffix_bits, place_bits, std::move(entries), std::move(bounds)};
+}
+
+inline SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
+                                int64_t num_embeddings, bool reversed = false) {
+  return sort_by_prefix(op, shape, ids, size, num_embeddings, reversed, 1, [](int64_t) { return 0; });
 }
 
 }  // namespace ttgraph

@@ -34,7 +34,13 @@ PUBLIC = {
     "ttgraph.init": ["from_matrix", "gaussian", "orthogonal", "spectral"],
     "ttgraph.models": ["ModelName", "NodeClassifier", "adjacency", "make_gnn"],
     "ttgraph.nn": ["TTEmbedding"],
-    "ttgraph.ops": ["tt_lookup", "tt_lookup_linear", "tt_materialize", "tt_materialize_linear"],
+    "ttgraph.ops": [
+        "tt_embedding_bag",
+        "tt_lookup",
+        "tt_lookup_linear",
+        "tt_materialize",
+        "tt_materialize_linear",
+    ],
     "ttgraph.order": [
         "NodeOrder",
         "digit_homophily",

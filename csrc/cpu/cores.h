@@ -110,6 +110,34 @@ inline int64_t rows_per_block(const TTShape& shape) {
   return std::max<int64_t>(1, 4096 / shape.embedding_dim);
 }
 
+// The rows of sorted entries, a block of one prefix at a time: use(block, count, rows) gets the entries
+// of a block, and their rows side by side as (embedding_dim / width, count * width), where width is
+// the columns of the last core.
+template <class T, class Use>
+void each_block(const Cores<T>& cores, const SortedIds& ids, const Entry* entry, const Entry* end,
+                const Use& use) {
+  const TTShape& shape = cores.shape;
+  const int64_t rank = shape.ranks[shape.last()], width = shape.cols[shape.last()];
+  const int64_t height = shape.embedding_dim / width, most = rows_per_block(shape);
+  PrefixProduct<T> product(cores);
+  std::vector<T> slices(rank * width * most), rows(shape.embedding_dim * most);
+  std::vector<const T*> sources(most);
+  while (entry < end) {
+    const int64_t place = ids.place(*entry);
+    product.enter(ids.prefix(*entry));
+    while (entry < end && ids.place(*entry) == place) {
+      const Entry* const block = entry;
+      int64_t count = 0;
+      for (; count < most && entry < end && ids.place(*entry) == place; ++entry, ++count)
+        sources[count] = cores.slice(shape.last(), ids.suffix(*entry));
+      moves<T, T>().gather(sources.data(), count, rank, width, slices.data(), count * width);
+      arithmetic<T>().gemm(height, count * width, rank, product.value(), rank, 1, slices.data(),
+                           count * width, rows.data(), count * width, false);
+      use(block, count, rows.data());
+    }
+  }
+}
+
 // Asks for a row that will be read soon: the one kAhead rows from now.
 constexpr int64_t kAhead = 16;
 template <class Row>

@@ -188,12 +188,45 @@ void add_blocks(T* const* blocks, int64_t count, int64_t height, int64_t width, 
   });
 }
 
+template <class T>
+void scale_blocks(const T* factors, int64_t count, int64_t height, int64_t width, T* c, int64_t c_row) {
+  with_width(width, [=](auto w) {
+    for (int64_t i = 0; i < height; ++i)
+      for (int64_t e = 0; e < count; ++e) {
+        const T factor = factors[e];
+        T* const to = c + i * c_row + e * w;
+        for (int64_t j = 0; j < w; ++j) to[j] *= factor;
+      }
+  });
+}
+
+// Without branches, so that it runs on vectors.
+template <class T>
+void take_larger(int64_t position, const T* row, int64_t row_stride, int64_t height, int64_t width,
+                 T* largest, int64_t* winners) {
+  with_width(width, [=](auto w) {
+    for (int64_t i = 0; i < height; ++i) {
+      const T* __restrict from = row + i * row_stride;
+      T* __restrict best = largest + i * w;
+      int64_t* __restrict winner = winners + i * w;
+      for (int64_t j = 0; j < w; ++j) {
+        const bool nan = from[j] != from[j], best_nan = best[j] != best[j];
+        const bool larger = (from[j] > best[j]) | (nan & !best_nan);
+        const bool equal = (from[j] == best[j]) | (nan & best_nan);
+        const bool take = (winner[j] < 0) | larger | (equal & (position < winner[j]));
+        best[j] = take ? from[j] : best[j];
+        winner[j] = take ? position : winner[j];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 extern const ArithmeticTables tables;
 const ArithmeticTables tables = {
-    {gemm<float>, add_blocks<float>},
-    {gemm<double>, add_blocks<double>},
+    {gemm<float>, add_blocks<float>, scale_blocks<float>, take_larger<float>},
+    {gemm<double>, add_blocks<double>, scale_blocks<double>, take_larger<double>},
     {gather<float, float>, scatter<float, float>},
     {gather<double, double>, scatter<double, double>},
     {gather<float, BFloat16>, scatter<float, BFloat16>},

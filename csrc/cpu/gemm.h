@@ -23,6 +23,12 @@ struct Arithmetic {
   // blocks[e] (height, width), e < count  +=  columns e * width .. of c (height, count * width).
   void (*add_blocks)(T* const* blocks, int64_t count, int64_t height, int64_t width, const T* c,
                      int64_t c_row);
+  // Columns e * width .. of c (height, count * width)  *=  factors[e].
+  void (*scale_blocks)(const T* factors, int64_t count, int64_t height, int64_t width, T* c, int64_t c_row);
+  // largest (height, width) takes over what is larger in row, or as large and of an earlier position than
+  // its winner, or NaN: the outcome does not depend on the order of the rows. Winners start as -1.
+  void (*take_larger)(int64_t position, const T* row, int64_t row_stride, int64_t height, int64_t width,
+                      T* largest, int64_t* winners);
 };
 
 template <class T, class Row>

@@ -136,6 +136,53 @@ class PrefixGradient {
   std::vector<std::vector<T>> grad_;
 };
 
+// Adds to the gradients of one share those that the rows of its sorted entries bring. `source` says
+// what becomes of the gradients of the rows:
+//   row(r) is where that of requested row r begins;
+//   mask(block, count, rows) may change those of a block of entries, gathered side by side;
+//   weigh(block, count, slices, slice_grads) may change the two factors of what they add:
+//     slices (count * width, rank), transposed, and slice_grads (rank, count * width).
+template <class T, class Source>
+void add_gradients(const Cores<T>& cores, const Cores<T>& transposed, const SortedIds& ids,
+                   const Entry* entry, const Entry* end, CoreGradients<T>& grads, int64_t share,
+                   const Source& source) {
+  using Row = typename Source::Row;
+  const TTShape& shape = cores.shape;
+  const int64_t last = shape.last(), rank = shape.ranks[last], width = shape.cols[last],
+                dim = shape.embedding_dim;
+  const int64_t height = dim / width, most = rows_per_block(shape);
+  PrefixGradient<T> prefix(cores, transposed, grads, share);
+  std::vector<T> rows(dim * most), slices(rank * width * most), slice_grads(rank * width * most);
+  std::vector<const Row*> sources(most);
+  std::vector<const T*> slice_sources(most);
+  std::vector<T*> targets(most);
+  while (entry < end) {
+    const int64_t place = ids.place(*entry);
+    prefix.enter(ids.prefix(*entry));
+    while (entry < end && ids.place(*entry) == place) {
+      const Entry* const block = entry;
+      int64_t count = 0;
+      for (; count < most && entry < end && ids.place(*entry) == place; ++entry, ++count) {
+        sources[count] = source.row(entry->row);
+        if (end - entry > kAhead) prefetch(source.row(entry[kAhead].row), dim);
+        slice_sources[count] = transposed.slice(last, ids.suffix(*entry));
+        targets[count] = grads.slice(share, last, ids.suffix(*entry));
+      }
+      const int64_t columns = count * width;
+      moves<T, Row>().gather(sources.data(), count, height, width, rows.data(), columns);
+      source.mask(block, count, rows.data());
+      arithmetic<T>().gemm(rank, columns, height, prefix.product(), 1, rank, rows.data(), columns,
+                           slice_grads.data(), columns, false);
+      // One block of width * rank numbers after another is the (columns, rank) factor.
+      moves<T, T>().gather(slice_sources.data(), count, 1, width * rank, slices.data(), columns * rank);
+      source.weigh(block, count, slices.data(), slice_grads.data());
+      arithmetic<T>().add_blocks(targets.data(), count, rank, width, slice_grads.data(), columns);
+      prefix.add(rows.data(), columns, slices.data());
+    }
+  }
+  prefix.flush();
+}
+
 // A thread is worth its private copy of the gradients only if it has more work than adding that up.
 // `work` is in multiply-adds, `others` counts the numbers of a copy beside the cores.
 inline int64_t count_gradient_shares(const TTShape& shape, int64_t work, int64_t others = 0) {

@@ -3,46 +3,17 @@
 
 namespace ttgraph {
 
-template <class T, class Row>
-static void lookup_backward(const Cores<T>& cores, const Cores<T>& transposed, const SortedIds& ids,
-                            int64_t size, const Row* grad, CoreGradients<T>& grads, int64_t shares) {
-  const TTShape& shape = cores.shape;
-  const int64_t last = shape.last(), rank = shape.ranks[last], width = shape.cols[last],
-                dim = shape.embedding_dim;
-  const int64_t height = dim / width, block = rows_per_block(shape);
-  each_share(shares, [&](int64_t share) {
-    grads.clear(share);
-    PrefixGradient<T> prefix(cores, transposed, grads, share);
-    std::vector<T> rows(dim * block), slices(rank * width * block), slice_grads(rank * width * block);
-    std::vector<const Row*> sources(block);
-    std::vector<const T*> slice_sources(block);
-    std::vector<T*> targets(block);
-    const Entry* entry = ids.entries.get() + share_begin(size, shares, share);
-    const Entry* const end = ids.entries.get() + share_begin(size, shares, share + 1);
-    while (entry < end) {
-      const int64_t place = ids.place(*entry);
-      prefix.enter(ids.prefix(*entry));
-      while (entry < end && ids.place(*entry) == place) {
-        int64_t count = 0;
-        for (; count < block && entry < end && ids.place(*entry) == place; ++entry, ++count) {
-          sources[count] = grad + entry->row * dim;
-          if (end - entry > kAhead) prefetch(grad + entry[kAhead].row * dim, dim);
-          slice_sources[count] = transposed.slice(last, ids.suffix(*entry));
-          targets[count] = grads.slice(share, last, ids.suffix(*entry));
-        }
-        const int64_t columns = count * width;
-        moves<T, Row>().gather(sources.data(), count, height, width, rows.data(), columns);
-        arithmetic<T>().gemm(rank, columns, height, prefix.product(), 1, rank, rows.data(), columns,
-                             slice_grads.data(), columns, false);
-        arithmetic<T>().add_blocks(targets.data(), count, rank, width, slice_grads.data(), columns);
-        // One block of width * rank numbers after another is the (columns, rank) factor.
-        moves<T, T>().gather(slice_sources.data(), count, 1, width * rank, slices.data(), columns * rank);
-        prefix.add(rows.data(), columns, slices.data());
-      }
-    }
-    prefix.flush();
-  });
-}
+// Every requested row has a gradient of its own, taken as it is.
+template <class T, class Row_>
+struct RowGradients {
+  using Row = Row_;
+  const Row* grad;
+  int64_t dim;
+
+  const Row* row(int64_t row) const { return grad + row * dim; }
+  void mask(const Entry*, int64_t, T*) const {}
+  void weigh(const Entry*, int64_t, T*, T*) const {}
+};
 
 std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
                                        bool /*deterministic: always*/) {
@@ -59,8 +30,15 @@ std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, T
                                             ids.numel(), shape.num_rows);
     const int64_t shares = count_gradient_shares(shape, row_work(shape, ids.numel()));
     CoreGradients<T> grads(shape, cores[0], N::sum_type, sorted.order.major(), shares);
-    lookup_backward(Cores<T>(shape, cores, N::sum_type), Cores<T>(shape, cores, N::sum_type, true), sorted,
-                    ids.numel(), static_cast<const typename N::Row*>(grad.const_data_ptr()), grads, shares);
+    const Cores<T> plain(shape, cores, N::sum_type), transposed(shape, cores, N::sum_type, true);
+    const RowGradients<T, typename N::Row> source{static_cast<const typename N::Row*>(grad.const_data_ptr()),
+                                                  shape.embedding_dim};
+    each_share(shares, [&](int64_t share) {
+      grads.clear(share);
+      const Entry* const entries = sorted.entries.get();
+      add_gradients(plain, transposed, sorted, entries + share_begin(ids.numel(), shares, share),
+                    entries + share_begin(ids.numel(), shares, share + 1), grads, share, source);
+    });
     result = grads.sum(cores[0].scalar_type());
   });
   return result;

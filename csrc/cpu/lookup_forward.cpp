@@ -6,33 +6,19 @@ namespace ttgraph {
 template <class T, class Row>
 static void lookup(const Cores<T>& cores, const SortedIds& ids, int64_t size, Row* out) {
   const TTShape& shape = cores.shape;
-  const int64_t rank = shape.ranks[shape.last()], width = shape.cols[shape.last()];
-  const int64_t height = shape.embedding_dim / width, dim = shape.embedding_dim,
-                block = rows_per_block(shape);
-  const int64_t shares = count_shares(size * dim * rank, 1 << 16);
+  const int64_t dim = shape.embedding_dim, width = shape.cols[shape.last()];
+  const int64_t shares = count_shares(size * dim * shape.ranks[shape.last()], 1 << 16);
   const bool stream = size * dim * static_cast<int64_t>(sizeof(Row)) >= kStreamBytes;
   each_share(shares, [&](int64_t share) {
-    PrefixProduct<T> product(cores);
-    std::vector<T> slices(rank * width * block), rows(dim * block);
-    std::vector<const T*> sources(block);
-    std::vector<Row*> targets(block);
-    const Entry* entry = ids.entries.get() + share_begin(size, shares, share);
-    const Entry* const end = ids.entries.get() + share_begin(size, shares, share + 1);
-    while (entry < end) {
-      const int64_t place = ids.place(*entry);
-      product.enter(ids.prefix(*entry));
-      while (entry < end && ids.place(*entry) == place) {
-        int64_t count = 0;
-        for (; count < block && entry < end && ids.place(*entry) == place; ++entry, ++count) {
-          sources[count] = cores.slice(shape.last(), ids.suffix(*entry));
-          targets[count] = out + entry->row * dim;
-        }
-        moves<T, T>().gather(sources.data(), count, rank, width, slices.data(), count * width);
-        arithmetic<T>().gemm(height, count * width, rank, product.value(), rank, 1, slices.data(),
-                             count * width, rows.data(), count * width, false);
-        moves<T, Row>().scatter(targets.data(), count, height, width, rows.data(), count * width, stream);
-      }
-    }
+    std::vector<Row*> targets(rows_per_block(shape));
+    const Entry* const entries = ids.entries.get();
+    each_block(cores, ids, entries + share_begin(size, shares, share),
+               entries + share_begin(size, shares, share + 1),
+               [&](const Entry* block, int64_t count, const T* rows) {
+                 for (int64_t e = 0; e < count; ++e) targets[e] = out + block[e].row * dim;
+                 moves<T, Row>().scatter(targets.data(), count, dim / width, width, rows, count * width,
+                                         stream);
+               });
   });
 }
 

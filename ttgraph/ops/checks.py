@@ -67,23 +67,24 @@ def check_cores(op: str, cores: Sequence[Tensor], num_embeddings: int | None) ->
     return cores, num_embeddings
 
 
-def check_ids(op: str, ids: Tensor, cores: Sequence[Tensor]) -> None:
-    """Raises an error that says what does not fit, where ids are none or live elsewhere than the cores.
+def check_integers(op: str, name: str, integers: Tensor, cores: Sequence[Tensor]) -> None:
+    """Raises unless an argument, such as the ids, is a tensor of integers on the device of the cores.
 
     Args:
         op: Name of the op, for the message.
-        ids: Row ids of any shape.
-        cores: The cores, checked.
+        name: Name of the argument.
+        integers: The argument.  # int32 or int64, of any shape
+        cores: As checked by ``check_cores``.
 
     Raises:
-        TypeError: If ids are no tensor of int32 or int64.
-        ValueError: If they are on another device than the cores.
+        TypeError: If it is no tensor, or of another dtype.
+        ValueError: If it is on another device.
     """
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise TypeError(f"{op} needs ids as a tensor of int32 or int64, got {got}; convert them with .long()")
-    if ids.device != cores[0].device:
-        raise ValueError(f"{op} needs ids and cores on one device, got {ids.device} and {cores[0].device}")
+    if not isinstance(integers, Tensor) or integers.dtype not in (torch.int32, torch.int64):
+        got = integers.dtype if isinstance(integers, Tensor) else type(integers).__name__
+        raise TypeError(f"{op} needs {name} as a tensor of int32 or int64, got {got}; convert them with .long()")
+    if integers.device != cores[0].device:
+        raise ValueError(f"{op} needs {name} and cores on one device, got {integers.device} and {cores[0].device}")
 
 
 def check_weight(op: str, weight: Tensor, cores: Sequence[Tensor]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY, register_reference
 from ttgraph.ops import reference
-from ttgraph.ops.checks import check_cores, check_ids, check_weight
+from ttgraph.ops.checks import check_cores, check_integers, check_weight
 
 #: What is computed once and shared: nothing ("rows", then a plain product), the product of the weight with
 #: the leading cores, once per prefix ("prefix"), or with all cores but the first, once for each of the
@@ -60,7 +60,7 @@ def tt_lookup_linear(
     """
     op = "tt_lookup_linear"
     cores, num_embeddings = check_cores(op, cores, num_embeddings)
-    check_ids(op, ids, cores)
+    check_integers(op, "ids", ids, cores)
     check_weight(op, weight, cores)
     flat = ids.reshape(-1)
     path = choose_path(cores, flat.shape[0], weight.shape[0])

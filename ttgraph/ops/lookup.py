@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ttgraph._library import register_reference
 from ttgraph.ops import reference
-from ttgraph.ops.checks import check_cores, check_ids, embedding_dim
+from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
 
 
 def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | None = None) -> Tensor:
@@ -45,7 +45,7 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
         torch.Size([2, 1, 12])
     """
     cores, num_embeddings = check_cores("tt_lookup", cores, num_embeddings)
-    check_ids("tt_lookup", ids, cores)
+    check_integers("tt_lookup", "ids", ids, cores)
     rows = torch.ops.ttgraph.tt_lookup(cores, ids.reshape(-1), num_embeddings)
     return rows.view(*ids.shape, embedding_dim(cores))
 
