@@ -56,6 +56,11 @@ inline Budget shared_memory_budget(int device) {
   return {all / 3, most};
 }
 
+inline Divisor divisor(int64_t value) {
+  const auto number = static_cast<uint64_t>(value);
+  return {static_cast<int>(value), std::has_single_bit(number) ? std::countr_zero(number) : -1};
+}
+
 class Plan {
  public:
   // For the given ids. `copies` counts the levels kept: 1, or 2 with their gradients.
@@ -94,8 +99,8 @@ class Plan {
     table.num_rows = shape.num_rows;
     table.dim = shape.embedding_dim;
     table.order = PrefixOrder(shape);
-    const auto width = static_cast<uint64_t>(shape.cols[shape.last()]);
-    table.width_bits = std::has_single_bit(width) ? std::countr_zero(width) : -1;
+    table.width = divisor(shape.cols[shape.last()]);
+    for (int k = 0; k <= shape.depth(); ++k) table.rank[k] = divisor(shape.ranks[k]);
     int64_t numbers = 0;  // of all levels of one prefix
     for (int k = 0; k < shape.depth(); ++k) {
       held_.push_back(torch::stable::contiguous(cores[k]));
