@@ -124,10 +124,16 @@ __device__ inline void slice_gradients(const Table& table, const Tile& tile, con
 #pragma unroll
       for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int k = m0 + 16 * m + g + i / 2 * 8, j = n0 + 2 * q + i % 2;
-          if (k < rank && j < width) sums.add(scale, last, suffix * table.slice[last] + k * width + j, c[m][0][i]);
-          c[m][0][i] = 0;
+        for (int i = 0; i < 4; i += 2) {
+          const int k = m0 + 16 * m + g + i * 4, j = n0 + 2 * q;
+          const int64_t at = suffix * table.slice[last] + k * width + j;
+          if (k < rank && width % 2 == 0 && j < width) {
+            sums.add_pair(scale, last, at, c[m][0][i], c[m][0][i + 1]);
+          } else if (k < rank && j < width) {
+            sums.add(scale, last, at, c[m][0][i]);
+            if (j + 1 < width) sums.add(scale, last, at + 1, c[m][0][i + 1]);
+          }
+          c[m][0][i] = c[m][0][i + 1] = 0;
         }
     };
     // The gradient of the first 16 rows of products is fetched one id ahead.
@@ -255,10 +261,15 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
 #pragma unroll
           for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const int row = m0 + g + i / 2 * 8, column = n0 + 8 * n + 2 * q + i % 2;
-              if (row < left && column < columns)
-                sums.add(scale, k, digit * table.slice[k] + static_cast<int64_t>(row) * columns + column, c[0][n][i]);
+            for (int i = 0; i < 4; i += 2) {
+              const int row = m0 + g + i * 4, column = n0 + 8 * n + 2 * q;
+              const int64_t at = digit * table.slice[k] + static_cast<int64_t>(row) * columns + column;
+              if (row < left && columns % 2 == 0 && column < columns) {
+                sums.add_pair(scale, k, at, c[0][n][i], c[0][n][i + 1]);
+              } else if (row < left && column < columns) {
+                sums.add(scale, k, at, c[0][n][i]);
+                if (column + 1 < columns) sums.add(scale, k, at + 1, c[0][n][i + 1]);
+              }
             }
         });
         const int tiles = (left + 7) / 8;
