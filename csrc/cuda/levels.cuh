@@ -14,7 +14,7 @@ __device__ inline void fill_levels(const Table& table, const Tile& tile, int cou
     T* const level = shared + table.level[0];
     const S* const core = static_cast<const S*>(table.cores[0]);
     for (int i = threadIdx.x; i < count * width; i += kThreads) {
-      const int p = i / width, j = i - p * width, row = j / table.ranks[1];
+      const int p = i / width, j = i - p * width, row = table.rank[1].divide(j);
       level[(p * table.height[0] + row) * table.stride[0] + j - row * table.ranks[1]] =
           load(core + tile.digits[p][0] * table.slice[0] + j);
     }
@@ -53,7 +53,7 @@ __device__ inline void fill_levels(const Table& table, const Tile& tile, int cou
           for (int i = 0; i < 4; ++i) {
             const int row = m0 + g + i / 2 * 8, column = c0 + 8 * n + 2 * q + i % 2;
             if (row < rows && column < columns) {
-              const int m = column / right;
+              const int m = table.rank[k + 1].divide(column);
               level[((first + row) * table.cols[k] + m) * table.stride[k] + column - m * right] = c[0][n][i];
             }
           }

@@ -27,6 +27,18 @@ __device__ inline void sort_by_suffix(const Table& table, const Tile& tile, uint
   __syncthreads();
 }
 
+// Brings the rows' gradients near, all at once: they will be read one after another.
+template <class S>
+__device__ inline void prefetch_rows(const Table& table, const Tile& tile, const S* grad) {
+  constexpr int kLine = 128 / sizeof(S);
+  const int lines = static_cast<int>((table.dim + kLine - 1) / kLine);
+  for (int i = threadIdx.x; i < tile.count * lines; i += kThreads) {
+    const int e = i / lines;
+    if (tile.row[e] >= 0)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(grad + tile.row[e] * table.dim + (i - e * lines) * kLine));
+  }
+}
+
 // Gradient of the product of one prefix, (height, rank): those of its rows, (height, columns), times their
 // slices, (columns, rank). Each job makes 16 rows of it by 8 N columns. Term q of eight is column 2q, and
 // term q + 4 column 2q + 1, so that both are read at once.
@@ -46,7 +58,7 @@ __device__ inline void product_gradient(const Table& table, const Tile& tile, co
 #pragma unroll
     for (int n = 0; n < N; ++n) k[n] = min(n0 + 8 * n + g, rank - 1) * width;
     T c[1][N][4] = {};
-#pragma unroll 2
+#pragma unroll N == 2 ? 4 : 2
     for (int t = 0; t < columns; t += 8) {
       T a[1][4] = {}, b[N][2] = {};
       const int column = t + 2 * q;
@@ -112,35 +124,57 @@ __device__ inline void slice_gradients(const Table& table, const Tile& tile, con
 #pragma unroll
       for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int k = m0 + 16 * m + g + i / 2 * 8, j = n0 + 2 * q + i % 2;
-          if (k < rank && j < width) sums.add(scale, last, suffix * table.slice[last] + k * width + j, c[m][0][i]);
-          c[m][0][i] = 0;
+        for (int i = 0; i < 4; i += 2) {
+          const int k = m0 + 16 * m + g + i * 4, j = n0 + 2 * q;
+          const int64_t at = suffix * table.slice[last] + k * width + j;
+          if (k < rank && width % 2 == 0 && j < width) {
+            sums.add_pair(scale, last, at, c[m][0][i], c[m][0][i + 1]);
+          } else if (k < rank && j < width) {
+            sums.add(scale, last, at, c[m][0][i]);
+            if (j + 1 < width) sums.add(scale, last, at + 1, c[m][0][i + 1]);
+          }
+          c[m][0][i] = c[m][0][i + 1] = 0;
         }
     };
+    // The gradient of the first 16 rows of products is fetched one id ahead.
     const int end = begin + size * (share + 1) / shares;
-    for (int i = begin + size * share / shares; i < end; ++i) {
+    const auto grads_of = [&](int e) { return grad + tile.row[e] * table.dim + min(n0 + g, width - 1); };
+    T next[4] = {};
+    const auto fetch = [&](int i) {
       const int e = sorted[i] & (kMaxTile - 1);
+      if (tile.row[e] < 0) return;
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        next[j] = 4 * j + q < height ? load(grads_of(e) + (4 * j + q) * width) : T(0);
+    };
+    const auto add = [&](const T* left, int t, T upper, T lower) {
+      T a[M][4], b[1][2] = {{upper, lower}};
+      const T* const left0 = left + min(t + q, height - 1) * stride;
+      const T* const left1 = left + min(t + q + 4, height - 1) * stride;
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        a[m][0] = left0[k0[m]], a[m][1] = left0[k1[m]];
+        a[m][2] = left1[k0[m]], a[m][3] = left1[k1[m]];
+      }
+      multiply_add(c, a, b);
+    };
+    int i = begin + size * share / shares;
+    if (i < end) fetch(i);
+    for (; i < end; ++i) {
+      const int e = sorted[i] & (kMaxTile - 1);
+      const T now[4] = {next[0], next[1], next[2], next[3]};
+      if (i + 1 < end) fetch(i + 1);
       if (tile.row[e] < 0) continue;
       if (tile.suffix[e] != suffix) {
         flush();
         suffix = tile.suffix[e];
       }
       const T* const left = products + (tile.prefix[e] - group) * height * stride;
-      const S* const right = grad + tile.row[e] * table.dim + min(n0 + g, width - 1);
-#pragma unroll 2
-      for (int t = 0; t < height; t += 8) {
-        T a[M][4], b[1][2];
-        const int t0 = min(t + q, height - 1), t1 = min(t + q + 4, height - 1);
-        b[0][0] = t + q < height ? load(right + t0 * width) : T(0);
-        b[0][1] = t + q + 4 < height ? load(right + t1 * width) : T(0);
-#pragma unroll
-        for (int m = 0; m < M; ++m) {
-          a[m][0] = left[t0 * stride + k0[m]], a[m][1] = left[t0 * stride + k1[m]];
-          a[m][2] = left[t1 * stride + k0[m]], a[m][3] = left[t1 * stride + k1[m]];
-        }
-        multiply_add(c, a, b);
-      }
+      add(left, 0, now[0], now[1]);
+      if (height > 8) add(left, 8, now[2], now[3]);
+      for (int t = 16; t < height; t += 8)
+        add(left, t, t + q < height ? load(grads_of(e) + (t + q) * width) : T(0),
+            t + q + 4 < height ? load(grads_of(e) + (t + q + 4) * width) : T(0));
     }
     flush();
   });
@@ -163,6 +197,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
   for (int i = threadIdx.x; i < 2 * table.level_size; i += kThreads) levels[i] = 0;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * ids.tile;
   load_tile(table, ids, begin, tile);
+  prefetch_rows(table, tile, grad);
   sort_by_suffix(table, tile, sorted, temporary);
   const auto scale = sums.scales();
 
@@ -208,7 +243,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
           int offset[N];
 #pragma unroll
           for (int n = 0; n < N; ++n) {
-            const int column = min(n0 + 8 * n + g, columns - 1), m = column / right;
+            const int column = min(n0 + 8 * n + g, columns - 1), m = table.rank[k + 1].divide(column);
             offset[n] = (first * m_cols + m) * level_stride + column - m * right;
           }
           T c[1][N][4] = {};
@@ -226,10 +261,15 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
 #pragma unroll
           for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const int row = m0 + g + i / 2 * 8, column = n0 + 8 * n + 2 * q + i % 2;
-              if (row < left && column < columns)
-                sums.add(scale, k, digit * table.slice[k] + static_cast<int64_t>(row) * columns + column, c[0][n][i]);
+            for (int i = 0; i < 4; i += 2) {
+              const int row = m0 + g + i * 4, column = n0 + 8 * n + 2 * q;
+              const int64_t at = digit * table.slice[k] + static_cast<int64_t>(row) * columns + column;
+              if (row < left && columns % 2 == 0 && column < columns) {
+                sums.add_pair(scale, k, at, c[0][n][i], c[0][n][i + 1]);
+              } else if (row < left && column < columns) {
+                sums.add(scale, k, at, c[0][n][i]);
+                if (column + 1 < columns) sums.add(scale, k, at + 1, c[0][n][i + 1]);
+              }
             }
         });
         const int tiles = (left + 7) / 8;
@@ -262,7 +302,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
     }
     const int numbers = static_cast<int>(table.slice[0]);
     for (int i = threadIdx.x; i < count * numbers; i += kThreads) {
-      const int p = i / numbers, j = i - p * numbers, row = j / table.ranks[1];
+      const int p = i / numbers, j = i - p * numbers, row = table.rank[1].divide(j);
       sums.add(scale, 0, tile.digits[p][0] * table.slice[0] + j,
                level_grads[table.level[0] + (p * table.height[0] + row) * table.stride[0] + j - row * table.ranks[1]]);
     }

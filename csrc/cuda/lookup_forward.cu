@@ -7,7 +7,8 @@ namespace cuda {
 
 // The rows of the ids from `first` on, which share the product: 16 of its rows by 32 columns, the
 // columns of all these ids side by side. Where four columns at a time lie together, they are read and
-// written so: tile n then holds every fourth column from n on.
+// written so: the four tiles then hold every fourth column, and column 2 q + i of a tile is that of the
+// four columns number 4 i + q, so that neighbouring lanes write neighbouring fours.
 template <bool Fours, class S, class T>
 __device__ inline void make_rows(const Table& table, const Tile& tile, const T* product, int first, int columns,
                                  int m0, int c0, S* out) {
@@ -24,7 +25,7 @@ __device__ inline void make_rows(const Table& table, const Tile& tile, const T* 
   constexpr int N = 4;
   T c[1][N][4] = {};
   if constexpr (Fours) {
-    const int column = min(c0 + 4 * g, columns - 4), e = table.entry_of(column);
+    const int column = min(c0 + g % 2 * 16 + g / 2 * 4, columns - 4), e = table.entry_of(column);
     const S* const from = core + static_cast<int64_t>(tile.suffix[first + e]) * slice + column - e * width + q * width;
 #pragma unroll 2
     for (int t = 0; t < rank; t += 8) {
@@ -39,7 +40,7 @@ __device__ inline void make_rows(const Table& table, const Tile& tile, const T* 
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int target = c0 + 8 * q + 4 * i, e1 = table.entry_of(target);
+      const int target = c0 + 16 * i + 4 * q, e1 = table.entry_of(target);
       if (target >= columns || tile.row[first + e1] < 0) continue;
       S* const to = out + tile.row[first + e1] * table.dim + (m0 + g) * width + target - e1 * width;
       if (m0 + g < height) store_four(to, c[0][0][i], c[0][1][i], c[0][2][i], c[0][3][i]);
@@ -68,7 +69,7 @@ __device__ inline void make_rows(const Table& table, const Tile& tile, const T* 
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ Table table,
+__global__ void __launch_bounds__(kThreads, sizeof(typename SumOf<S>::type) == 4 ? 3 : 2) forward_kernel(const __grid_constant__ Table table,
                                                            const __grid_constant__ Ids ids, S* out) {
   using T = typename SumOf<S>::type;
   extern __shared__ __align__(16) char shared_bytes[];

@@ -10,11 +10,12 @@
 
 namespace ttgraph::cuda {
 
-// A float as the sum of two that tensor cores take: 11 bits, and the next 11.
+// A float as the sum of two that tensor cores take: 11 bits, rounded, and the next 11. (Two integer
+// operations round faster than the conversion does. What is not finite becomes NaN in the second part.)
 struct Split {
   uint32_t high, low;
   __device__ explicit Split(float value) {
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(high) : "f"(value));
+    high = (__float_as_uint(value) + 0x1000u) & 0xffffe000u;
     low = __float_as_uint(value - __uint_as_float(high));
   }
 };

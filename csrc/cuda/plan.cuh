@@ -44,16 +44,21 @@ __global__ void make_keys(const __grid_constant__ Table table, int suffix_bits, 
   }
 }
 
-// Shared memory that a block can have; more of it for one block means fewer blocks at a time.
+// Shared memory of a block: its share among those that the registers let run at a time, and the most.
 struct Budget {
-  int per_block, most;
+  int share, most;
 };
 
-inline Budget shared_memory_budget(int device) {
+inline Budget shared_memory_budget(int device, int blocks) {
   int most = 0, all = 0;
   check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
-  return {all / 3, most};
+  return {all / blocks, most};
+}
+
+inline Divisor divisor(int64_t value) {
+  const auto number = static_cast<uint64_t>(value);
+  return {static_cast<int>(value), std::has_single_bit(number) ? std::countr_zero(number) : -1};
 }
 
 class Plan {
@@ -94,8 +99,8 @@ class Plan {
     table.num_rows = shape.num_rows;
     table.dim = shape.embedding_dim;
     table.order = PrefixOrder(shape);
-    const auto width = static_cast<uint64_t>(shape.cols[shape.last()]);
-    table.width_bits = std::has_single_bit(width) ? std::countr_zero(width) : -1;
+    table.width = divisor(shape.cols[shape.last()]);
+    for (int k = 0; k <= shape.depth(); ++k) table.rank[k] = divisor(shape.ranks[k]);
     int64_t numbers = 0;  // of all levels of one prefix
     for (int k = 0; k < shape.depth(); ++k) {
       held_.push_back(torch::stable::contiguous(cores[k]));
@@ -117,13 +122,13 @@ class Plan {
         table.stride[k] += 8;
       if (k < table.last) numbers += static_cast<int64_t>(table.height[k]) * table.stride[k];
     }
-    const Budget budget = shared_memory_budget(cores[0].get_device_index());
+    const Budget budget = shared_memory_budget(cores[0].get_device_index(), copies == 1 ? 3 : 2);
     const int64_t bytes = numbers * copies * (cores[0].scalar_type() == ScalarType::Double ? 8 : 4);
     const int64_t most = budget.most - kStaticBytes;
     require(bytes <= most, op, " needs ", bytes, " bytes of shared memory for the product of one prefix, and the ",
             "GPU has ", most, "; use a smaller rank or a larger last col_factor");
-    table.group = static_cast<int>(std::clamp<int64_t>((budget.per_block - kStaticBytes) / bytes, 1, kMaxGroup));
-    if (table.group > 4) table.group = table.group / 4 * 4;
+    table.group = static_cast<int>(std::clamp<int64_t>((budget.share - kStaticBytes) / bytes, 1, kMaxGroup));
+    if (table.group > 8) table.group = table.group / 4 * 4;
     int size = 0;
     for (int k = 0; k < table.last; ++k) {
       table.level[k] = size;

@@ -16,6 +16,16 @@ struct FloatingSums {
   struct None {};
   __device__ None scales() const { return {}; }
   __device__ void add(None, int k, int64_t at, T value) const { atomicAdd(core[k] + at, value); }
+  __device__ void add_pair(None, int k, int64_t at, T first, T second) const {
+#if __CUDA_ARCH__ >= 900
+    if constexpr (std::is_same_v<T, float>) {
+      atomicAdd(reinterpret_cast<float2*>(core[k] + at), make_float2(first, second));
+      return;
+    }
+#endif
+    atomicAdd(core[k] + at, first);
+    atomicAdd(core[k] + at + 1, second);
+  }
 };
 
 // Largest absolute values, of each core and of the rows' gradient, as floats rounded up.
@@ -56,6 +66,11 @@ struct FixedSums {
   template <class T>
   __device__ void add(const Scales& scale, int k, int64_t at, T value) const {
     atomicAdd(core[k] + at, static_cast<unsigned long long>(__double2ll_rn(value * scale.of_core[k])));
+  }
+  template <class T>
+  __device__ void add_pair(const Scales& scale, int k, int64_t at, T first, T second) const {
+    add(scale, k, at, first);
+    add(scale, k, at + 1, second);
   }
 };
 
@@ -98,6 +113,9 @@ __global__ void finish(const __grid_constant__ Table table, const __grid_constan
   }
 }
 
+// Cores that share a buffer begin where pairs of numbers may.
+inline int64_t padded(int64_t numbers) { return (numbers + 1) / 2 * 2; }
+
 // Calls launch(sums) with zeroed sums and puts what they hold then into result, one gradient a core.
 template <class S, class Launch>
 void with_sums(const TTShape& shape, const std::vector<Tensor>& cores, const Plan& plan, const Tensor& grad,
@@ -110,10 +128,10 @@ void with_sums(const TTShape& shape, const std::vector<Tensor>& cores, const Pla
     results.data[k] = result[k].mutable_data_ptr();
     results.size[k] = measured.size[k] = shape.core(k);
     measured.data[k] = plan.table.cores[k];
-    numbers += shape.core(k);
+    numbers += padded(shape.core(k));
   }
   const auto place = [&](auto& sums, auto* from) {
-    for (int64_t k = 0; k < shape.depth(); from += shape.core(k++)) sums.core[k] = from;
+    for (int64_t k = 0; k < shape.depth(); from += padded(shape.core(k++))) sums.core[k] = from;
   };
   const auto finish_into = [&](const auto& sums) {
     using Sums = std::decay_t<decltype(sums)>;

@@ -85,6 +85,13 @@ __device__ inline float2 load_pair(const __nv_bfloat16* p) {
 }
 __device__ inline float2 load_pair(const __half* p) { return __half22float2(*reinterpret_cast<const __half2*>(p)); }
 
+// Divides small numbers by one that is most often a power of two: a division takes as long as a product
+// of matrices does.
+struct Divisor {
+  int value, bits;
+  __device__ int divide(int number) const { return bits >= 0 ? number >> bits : number / value; }
+};
+
 // Levels k = 0 .. last - 1 are the products of the first k + 1 cores. In shared memory level k of a
 // group of prefixes is a matrix of group * height[k] rows, one prefix after another, ranks[k + 1]
 // columns, and a distance of stride[k] from row to row; the columns up to the next multiple of 8 are 0.
@@ -99,12 +106,11 @@ struct Table {
   const void* cores[kMaxDepth];
   int64_t num_embeddings, num_rows, dim;
   PrefixOrder order;
-  int width_bits;  // of the last core's columns, where they are a power of two; else -1
+  Divisor width;              // columns of the last core
+  Divisor rank[kMaxDepth + 1];
 
-  // Which of the ids that lie side by side a column belongs to; divisions would cost more than the product.
-  __device__ int entry_of(int column) const {
-    return width_bits >= 0 ? column >> width_bits : column / cols[last];
-  }
+  // Which of the ids that lie side by side a column belongs to.
+  __device__ int entry_of(int column) const { return width.divide(column); }
 };
 
 // The ids, sorted by the place of their prefix; or, without keys, every row of the table, one value of
