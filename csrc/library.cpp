@@ -5,7 +5,8 @@
 
 namespace ttgraph {
 Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
-std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids, bool deterministic);
+std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
+                                       bool deterministic);
 std::tuple<Tensor, Tensor> tt_embedding_bag(std::vector<Tensor> cores, Tensor ids, Tensor offsets,
                                             int64_t num_embeddings, std::string mode,
                                             std::optional<Tensor> per_sample_weights,

@@ -279,7 +279,9 @@ def test_row_ids_are_exact_in_huge_tables(device, row_factors, num_rows):
         core = torch.ones(size, 1, 2, 1, dtype=torch.float64)
         core[:, 0, 1, 0] = torch.arange(size)
         cores.append(core.to(device).requires_grad_())
-    ids = torch.cat([random_ids(num_rows, (300,)), torch.tensor([0, num_rows - 1, num_rows // 2, 2**24 + 1, 2**25 + 1])])
+    ids = torch.cat(
+        [random_ids(num_rows, (300,)), torch.tensor([0, num_rows - 1, num_rows // 2, 2**24 + 1, 2**25 + 1])]
+    )
     ids = ids.to(device)
     rows = tt_lookup(cores, ids, num_embeddings=num_rows)
     grads = torch.autograd.grad(rows[:, 0].sum(), cores)  # counts how often each digit was read

@@ -70,7 +70,9 @@ def _load_cuda(path: Path) -> None:
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"ttgraph runs on the slower PyTorch reference on GPUs: {path} does not load: {error}", stacklevel=2)
+        warnings.warn(
+            f"ttgraph runs on the slower PyTorch reference on GPUs: {path} does not load: {error}", stacklevel=2
+        )
 
 
 #: Whether the compiled library serves the ops on the CPU.

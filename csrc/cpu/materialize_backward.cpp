@@ -36,7 +36,8 @@ static void materialize_backward(const Cores<T>& cores, const Cores<T>& transpos
   });
 }
 
-std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool /*deterministic: always*/) {
+std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores,
+                                            bool /*deterministic: always*/) {
   constexpr const char* op = "tt_materialize_backward";
   const TTShape shape = check_cores(op, cores);
   grad = check_grad(op, grad, grad.size(0), shape.embedding_dim, cores);

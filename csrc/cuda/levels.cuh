@@ -38,9 +38,7 @@ __device__ inline void fill_levels(const Table& table, const Tile& tile, int cou
         T c[1][N][4] = {};
         multiply(
             c, rank,
-            [&](int, int t, T(&a)[4]) {
-              a[0] = a0[t], a[1] = a1[t], a[2] = a0[t + 4], a[3] = a1[t + 4];
-            },
+            [&](int, int t, T(&a)[4]) { a[0] = a0[t], a[1] = a1[t], a[2] = a0[t + 4], a[3] = a1[t + 4]; },
             [&](int n, int t, T(&b)[2]) {
               const int column = c0 + 8 * n + g;
               const S* const from = slab + static_cast<int64_t>(t + q) * columns + column;

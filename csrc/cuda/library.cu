@@ -5,7 +5,8 @@
 
 namespace ttgraph {
 Tensor tt_lookup_cuda(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
-std::vector<Tensor> tt_lookup_backward_cuda(Tensor grad, std::vector<Tensor> cores, Tensor ids, bool deterministic);
+std::vector<Tensor> tt_lookup_backward_cuda(Tensor grad, std::vector<Tensor> cores, Tensor ids,
+                                            bool deterministic);
 Tensor tt_materialize_cuda(std::vector<Tensor> cores, int64_t num_embeddings);
 std::vector<Tensor> tt_materialize_backward_cuda(Tensor grad, std::vector<Tensor> cores, bool deterministic);
 }  // namespace ttgraph

@@ -18,9 +18,10 @@ __device__ inline void sort_by_suffix(const Table& table, const Tile& tile, uint
   for (int i = 0; i < kPerThread; ++i) {
     const uint32_t e = threadIdx.x * kPerThread + i;
     // Suffixes that differ above these bits may lie mixed; who reads them compares them whole.
-    keys[i] = e < tile.count ? static_cast<uint32_t>(tile.prefix[e] / table.group) << (kTileBits + kSuffixBits) |
-                                   (tile.suffix[e] & ((1u << kSuffixBits) - 1)) << kTileBits | e
-                             : ~0u;
+    keys[i] = e < tile.count
+                  ? static_cast<uint32_t>(tile.prefix[e] / table.group) << (kTileBits + kSuffixBits) |
+                        (tile.suffix[e] & ((1u << kSuffixBits) - 1)) << kTileBits | e
+                  : ~0u;
   }
   SuffixSort(temporary).Sort(keys, kTileBits, 32);
   for (int i = 0; i < kPerThread; ++i) sorted[threadIdx.x * kPerThread + i] = keys[i];
@@ -35,7 +36,8 @@ __device__ inline void prefetch_rows(const Table& table, const Tile& tile, const
   for (int i = threadIdx.x; i < tile.count * lines; i += kThreads) {
     const int e = i / lines;
     if (tile.row[e] >= 0)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(grad + tile.row[e] * table.dim + (i - e * lines) * kLine));
+      asm volatile(
+          "prefetch.global.L2 [%0];" ::"l"(grad + tile.row[e] * table.dim + (i - e * lines) * kLine));
   }
 }
 
@@ -43,8 +45,8 @@ __device__ inline void prefetch_rows(const Table& table, const Tile& tile, const
 // slices, (columns, rank). Each job makes 16 rows of it by 8 N columns. Term q of eight is column 2q, and
 // term q + 4 column 2q + 1, so that both are read at once.
 template <int N, class S, class T>
-__device__ inline void product_gradient(const Table& table, const Tile& tile, const S* grad, int first, int columns,
-                                        Dealer& dealer, T* to) {
+__device__ inline void product_gradient(const Table& table, const Tile& tile, const S* grad, int first,
+                                        int columns, Dealer& dealer, T* to) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int last = table.last, rank = table.ranks[last], width = table.cols[last];
   const int height = table.height[last - 1], stride = table.stride[last - 1];
@@ -102,8 +104,8 @@ __device__ inline void product_gradient(const Table& table, const Tile& tile, co
 // Gradients of the slices, (rank, width): the products transposed, (rank, height), times the rows'
 // gradients, (height, width), summed over neighbours of the same suffix before they leave the registers.
 template <int M, class S, class T, class Sums, class Scale>
-__device__ inline void slice_gradients(const Table& table, const Tile& tile, const uint32_t* sorted, int group,
-                                       int count, const S* grad, const T* levels, const Sums& sums,
+__device__ inline void slice_gradients(const Table& table, const Tile& tile, const uint32_t* sorted,
+                                       int group, int count, const S* grad, const T* levels, const Sums& sums,
                                        const Scale& scale, Dealer& dealer) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int last = table.last, rank = table.ranks[last], width = table.cols[last];
@@ -116,7 +118,8 @@ __device__ inline void slice_gradients(const Table& table, const Tile& tile, con
     const int m0 = job / (strips * shares) * 16 * M, n0 = job / shares % strips * 8, share = job % shares;
     int k0[M], k1[M];
 #pragma unroll
-    for (int m = 0; m < M; ++m) k0[m] = min(m0 + 16 * m + g, rank - 1), k1[m] = min(m0 + 16 * m + g + 8, rank - 1);
+    for (int m = 0; m < M; ++m)
+      k0[m] = min(m0 + 16 * m + g, rank - 1), k1[m] = min(m0 + 16 * m + g + 8, rank - 1);
     T c[M][1][4] = {};
     int suffix = -1;
     const auto flush = [&] {
@@ -181,9 +184,9 @@ __device__ inline void slice_gradients(const Table& table, const Tile& tile, con
 }
 
 template <class S, class Sums>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ Table table,
-                                                            const __grid_constant__ Ids ids, const S* grad,
-                                                            const __grid_constant__ Sums sums) {
+__global__ void __launch_bounds__(kThreads)
+    backward_kernel(const __grid_constant__ Table table, const __grid_constant__ Ids ids, const S* grad,
+                    const __grid_constant__ Sums sums) {
   using T = typename SumOf<S>::type;
   extern __shared__ __align__(16) char shared_bytes[];
   T* const levels = reinterpret_cast<T*>(shared_bytes);
@@ -280,12 +283,11 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
           for (int m = 0; m < m_cols; ++m) {
             const T* const a0 = level_grad + ((first + r0) * m_cols + m) * level_stride + q;
             const T* const a1 = level_grad + ((first + r1) * m_cols + m) * level_stride + q;
-            const S* const from = slab + static_cast<int64_t>(min(n0 + g, left - 1)) * columns + m * right + q;
+            const S* const from =
+                slab + static_cast<int64_t>(min(n0 + g, left - 1)) * columns + m * right + q;
             multiply(
                 c, right,
-                [&](int, int t, T(&a)[4]) {
-                  a[0] = a0[t], a[1] = a1[t], a[2] = a0[t + 4], a[3] = a1[t + 4];
-                },
+                [&](int, int t, T(&a)[4]) { a[0] = a0[t], a[1] = a1[t], a[2] = a0[t + 4], a[3] = a1[t + 4]; },
                 [&](int, int t, T(&b)[2]) {
                   b[0] = t + q < right ? load(from + t) : T(0);
                   b[1] = t + q + 4 < right ? load(from + t + 4) : T(0);
@@ -304,7 +306,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
     for (int i = threadIdx.x; i < count * numbers; i += kThreads) {
       const int p = i / numbers, j = i - p * numbers, row = table.rank[1].divide(j);
       sums.add(scale, 0, tile.digits[p][0] * table.slice[0] + j,
-               level_grads[table.level[0] + (p * table.height[0] + row) * table.stride[0] + j - row * table.ranks[1]]);
+               level_grads[table.level[0] + (p * table.height[0] + row) * table.stride[0] + j -
+                           row * table.ranks[1]]);
     }
     __syncthreads();
   }
@@ -316,23 +319,27 @@ static std::vector<Tensor> backward(const char* op, const TTShape& shape, const 
   with_storage(op, cores[0].scalar_type(), [&](auto number) {
     using S = decltype(number);
     using T = typename SumOf<S>::type;
-    with_sums<S>(shape, cores, plan, grad, deterministic, [&](const auto& sums) {
-      using Sums = std::decay_t<decltype(sums)>;
-      if (plan.ids.size == 0) return;
-      const size_t bytes = 2 * plan.table.level_size * sizeof(T);
-      check(cudaFuncSetAttribute(backward_kernel<S, Sums>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(bytes)));
-      backward_kernel<S, Sums><<<plan.blocks, kThreads, bytes, plan.stream>>>(
-          plan.table, plan.ids, static_cast<const S*>(grad.const_data_ptr()), sums);
-      check(cudaGetLastError());
-    }, result);
+    with_sums<S>(
+        shape, cores, plan, grad, deterministic,
+        [&](const auto& sums) {
+          using Sums = std::decay_t<decltype(sums)>;
+          if (plan.ids.size == 0) return;
+          const size_t bytes = 2 * plan.table.level_size * sizeof(T);
+          check(cudaFuncSetAttribute(backward_kernel<S, Sums>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(bytes)));
+          backward_kernel<S, Sums><<<plan.blocks, kThreads, bytes, plan.stream>>>(
+              plan.table, plan.ids, static_cast<const S*>(grad.const_data_ptr()), sums);
+          check(cudaGetLastError());
+        },
+        result);
   });
   return result;
 }
 
 }  // namespace cuda
 
-std::vector<Tensor> tt_lookup_backward_cuda(Tensor grad, std::vector<Tensor> cores, Tensor ids, bool deterministic) {
+std::vector<Tensor> tt_lookup_backward_cuda(Tensor grad, std::vector<Tensor> cores, Tensor ids,
+                                            bool deterministic) {
   constexpr const char* op = "tt_lookup_backward";
   const TTShape shape = check_cores(op, cores);
   check_ids(op, ids, cores[0]);

@@ -10,8 +10,8 @@ namespace cuda {
 // written so: the four tiles then hold every fourth column, and column 2 q + i of a tile is that of the
 // four columns number 4 i + q, so that neighbouring lanes write neighbouring fours.
 template <bool Fours, class S, class T>
-__device__ inline void make_rows(const Table& table, const Tile& tile, const T* product, int first, int columns,
-                                 int m0, int c0, S* out) {
+__device__ inline void make_rows(const Table& table, const Tile& tile, const T* product, int first,
+                                 int columns, int m0, int c0, S* out) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int last = table.last, rank = table.ranks[last], width = table.cols[last];
   const int height = table.height[last - 1], stride = table.stride[last - 1];
@@ -26,7 +26,8 @@ __device__ inline void make_rows(const Table& table, const Tile& tile, const T* 
   T c[1][N][4] = {};
   if constexpr (Fours) {
     const int column = min(c0 + g % 2 * 16 + g / 2 * 4, columns - 4), e = table.entry_of(column);
-    const S* const from = core + static_cast<int64_t>(tile.suffix[first + e]) * slice + column - e * width + q * width;
+    const S* const from =
+        core + static_cast<int64_t>(tile.suffix[first + e]) * slice + column - e * width + q * width;
 #pragma unroll 2
     for (int t = 0; t < rank; t += 8) {
       Four<T> upper{}, lower{};
@@ -44,7 +45,8 @@ __device__ inline void make_rows(const Table& table, const Tile& tile, const T* 
       if (target >= columns || tile.row[first + e1] < 0) continue;
       S* const to = out + tile.row[first + e1] * table.dim + (m0 + g) * width + target - e1 * width;
       if (m0 + g < height) store_four(to, c[0][0][i], c[0][1][i], c[0][2][i], c[0][3][i]);
-      if (m0 + g + 8 < height) store_four(to + 8 * width, c[0][0][i + 2], c[0][1][i + 2], c[0][2][i + 2], c[0][3][i + 2]);
+      if (m0 + g + 8 < height)
+        store_four(to + 8 * width, c[0][0][i + 2], c[0][1][i + 2], c[0][2][i + 2], c[0][3][i + 2]);
     }
   } else {
     const S* from[N];
@@ -69,8 +71,8 @@ __device__ inline void make_rows(const Table& table, const Tile& tile, const T* 
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads, sizeof(typename SumOf<S>::type) == 4 ? 3 : 2) forward_kernel(const __grid_constant__ Table table,
-                                                           const __grid_constant__ Ids ids, S* out) {
+__global__ void __launch_bounds__(kThreads, sizeof(typename SumOf<S>::type) == 4 ? 3 : 2)
+    forward_kernel(const __grid_constant__ Table table, const __grid_constant__ Ids ids, S* out) {
   using T = typename SumOf<S>::type;
   extern __shared__ __align__(16) char shared_bytes[];
   T* const levels = reinterpret_cast<T*>(shared_bytes);
@@ -101,8 +103,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename SumOf<S>::type) == 4
   }
 }
 
-static Tensor forward(const char* op, const TTShape& shape, const std::vector<Tensor>& cores, const Plan& plan,
-                      int64_t num_rows) {
+static Tensor forward(const char* op, const TTShape& shape, const std::vector<Tensor>& cores,
+                      const Plan& plan, int64_t num_rows) {
   Tensor out = torch::stable::new_empty(cores[0], {num_rows, shape.embedding_dim});
   if (num_rows == 0) return out;
   with_storage(op, cores[0].scalar_type(), [&](auto number) {

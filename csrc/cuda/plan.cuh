@@ -70,14 +70,16 @@ class Plan {
     arrange(op, shape, cores, num_embeddings, copies);
     const int64_t size = lookup_ids.numel();
     ids.size = size;
-    require(size <= std::numeric_limits<int32_t>::max(), op, " takes at most 2^31 - 1 ids on a GPU, got ", size);
+    require(size <= std::numeric_limits<int32_t>::max(), op, " takes at most 2^31 - 1 ids on a GPU, got ",
+            size);
     if (size == 0) return;
     sort(shape, cores[0], torch::stable::contiguous(lookup_ids));
     cut(copies);
   }
 
   // For every row of the table.
-  Plan(const char* op, const TTShape& shape, const std::vector<Tensor>& cores, int64_t num_embeddings, int copies)
+  Plan(const char* op, const TTShape& shape, const std::vector<Tensor>& cores, int64_t num_embeddings,
+       int copies)
       : guard_(cores[0].get_device_index()), stream(current_stream(cores[0])) {
     arrange(op, shape, cores, num_embeddings, copies);
     require(num_embeddings <= std::numeric_limits<int32_t>::max(), op,
@@ -105,7 +107,8 @@ class Plan {
     for (int k = 0; k < shape.depth(); ++k) {
       held_.push_back(torch::stable::contiguous(cores[k]));
       table.cores[k] = held_[k].const_data_ptr();
-      require(std::max({shape.rows[k], shape.slice(k), shape.prefix_cols[k]}) <= std::numeric_limits<int32_t>::max(),
+      require(std::max({shape.rows[k], shape.slice(k), shape.prefix_cols[k]}) <=
+                  std::numeric_limits<int32_t>::max(),
               op, " takes slices and row factors below 2^31 on a GPU; cores[", k, "] is larger");
       table.rows[k] = static_cast<int>(shape.rows[k]);
       table.cols[k] = static_cast<int>(shape.cols[k]);
@@ -125,8 +128,9 @@ class Plan {
     const Budget budget = shared_memory_budget(cores[0].get_device_index(), copies == 1 ? 3 : 2);
     const int64_t bytes = numbers * copies * (cores[0].scalar_type() == ScalarType::Double ? 8 : 4);
     const int64_t most = budget.most - kStaticBytes;
-    require(bytes <= most, op, " needs ", bytes, " bytes of shared memory for the product of one prefix, and the ",
-            "GPU has ", most, "; use a smaller rank or a larger last col_factor");
+    require(bytes <= most, op, " needs ", bytes,
+            " bytes of shared memory for the product of one prefix, and the ", "GPU has ", most,
+            "; use a smaller rank or a larger last col_factor");
     table.group = static_cast<int>(std::clamp<int64_t>((budget.share - kStaticBytes) / bytes, 1, kMaxGroup));
     if (table.group > 8) table.group = table.group / 4 * 4;
     int size = 0;
@@ -148,10 +152,12 @@ class Plan {
     const int blocks = static_cast<int>(std::min<int64_t>((size + 255) / 256, 4096));
     if (lookup_ids.scalar_type() == ScalarType::Long)
       make_keys<<<blocks, 256, 0, stream>>>(table, ids.suffix_bits,
-                                            static_cast<const int64_t*>(lookup_ids.const_data_ptr()), size, key, position);
+                                            static_cast<const int64_t*>(lookup_ids.const_data_ptr()), size,
+                                            key, position);
     else
       make_keys<<<blocks, 256, 0, stream>>>(table, ids.suffix_bits,
-                                            static_cast<const int32_t*>(lookup_ids.const_data_ptr()), size, key, position);
+                                            static_cast<const int32_t*>(lookup_ids.const_data_ptr()), size,
+                                            key, position);
     check(cudaGetLastError());
     cub::DoubleBuffer<uint64_t> key_buffer(key, key + size);
     cub::DoubleBuffer<int32_t> position_buffer(position, position + size);
@@ -160,10 +166,11 @@ class Plan {
     const int first_bit = ids.suffix_bits + std::max(0, place_bits - 32);
     const int end_bit = std::max(ids.suffix_bits + place_bits, first_bit + 1);
     size_t bytes = 0;
-    check(cub::DeviceRadixSort::SortPairs(nullptr, bytes, key_buffer, position_buffer, size, first_bit, end_bit, stream));
+    check(cub::DeviceRadixSort::SortPairs(nullptr, bytes, key_buffer, position_buffer, size, first_bit,
+                                          end_bit, stream));
     Tensor temporary = scratch(like, static_cast<int64_t>(bytes), ScalarType::Byte);
-    check(cub::DeviceRadixSort::SortPairs(temporary.mutable_data_ptr(), bytes, key_buffer, position_buffer, size,
-                                          first_bit, end_bit, stream));
+    check(cub::DeviceRadixSort::SortPairs(temporary.mutable_data_ptr(), bytes, key_buffer, position_buffer,
+                                          size, first_bit, end_bit, stream));
     ids.keys = key_buffer.Current();
     ids.positions = position_buffer.Current();
   }

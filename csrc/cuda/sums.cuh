@@ -124,7 +124,8 @@ void with_sums(const TTShape& shape, const std::vector<Tensor>& cores, const Pla
   int64_t numbers = 0;
   Pieces results{}, measured{};
   for (int64_t k = 0; k < shape.depth(); ++k) {
-    result.push_back(torch::stable::new_empty(cores[k], {shape.rows[k], shape.ranks[k], shape.cols[k], shape.ranks[k + 1]}));
+    result.push_back(torch::stable::new_empty(
+        cores[k], {shape.rows[k], shape.ranks[k], shape.cols[k], shape.ranks[k + 1]}));
     results.data[k] = result[k].mutable_data_ptr();
     results.size[k] = measured.size[k] = shape.core(k);
     measured.data[k] = plan.table.cores[k];
@@ -135,7 +136,8 @@ void with_sums(const TTShape& shape, const std::vector<Tensor>& cores, const Pla
   };
   const auto finish_into = [&](const auto& sums) {
     using Sums = std::decay_t<decltype(sums)>;
-    finish<S, Sums><<<dim3(256, static_cast<unsigned>(shape.depth())), 256, 0, plan.stream>>>(plan.table, sums, results);
+    finish<S, Sums>
+        <<<dim3(256, static_cast<unsigned>(shape.depth())), 256, 0, plan.stream>>>(plan.table, sums, results);
     check(cudaGetLastError());
   };
   if (deterministic) {

@@ -49,7 +49,8 @@ __device__ inline Four<float> load_four(const float* p) {
   return {f.x, f.y, f.z, f.w};
 }
 __device__ inline Four<double> load_four(const double* p) {
-  const double2 a = __ldg(reinterpret_cast<const double2*>(p)), b = __ldg(reinterpret_cast<const double2*>(p) + 1);
+  const double2 a = __ldg(reinterpret_cast<const double2*>(p)),
+                b = __ldg(reinterpret_cast<const double2*>(p) + 1);
   return {a.x, a.y, b.x, b.y};
 }
 __device__ inline Four<float> load_four(const __nv_bfloat16* p) {
@@ -83,7 +84,9 @@ __device__ inline double2 load_pair(const double* p) { return __ldg(reinterpret_
 __device__ inline float2 load_pair(const __nv_bfloat16* p) {
   return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(p));
 }
-__device__ inline float2 load_pair(const __half* p) { return __half22float2(*reinterpret_cast<const __half2*>(p)); }
+__device__ inline float2 load_pair(const __half* p) {
+  return __half22float2(*reinterpret_cast<const __half2*>(p));
+}
 
 // Divides small numbers by one that is most often a power of two: a division takes as long as a product
 // of matrices does.
@@ -96,17 +99,17 @@ struct Divisor {
 // group of prefixes is a matrix of group * height[k] rows, one prefix after another, ranks[k + 1]
 // columns, and a distance of stride[k] from row to row; the columns up to the next multiple of 8 are 0.
 struct Table {
-  int last;           // of the cores
-  int group;          // prefixes at a time
+  int last;   // of the cores
+  int group;  // prefixes at a time
   int rows[kMaxDepth], cols[kMaxDepth], ranks[kMaxDepth + 1];
   int height[kMaxDepth], stride[kMaxDepth];
-  int level[kMaxDepth];  // where in shared memory the level begins
-  int level_size;        // of all levels
+  int level[kMaxDepth];      // where in shared memory the level begins
+  int level_size;            // of all levels
   int64_t slice[kMaxDepth];  // numbers of one slice of core k
   const void* cores[kMaxDepth];
   int64_t num_embeddings, num_rows, dim;
   PrefixOrder order;
-  Divisor width;              // columns of the last core
+  Divisor width;  // columns of the last core
   Divisor rank[kMaxDepth + 1];
 
   // Which of the ids that lie side by side a column belongs to.
@@ -129,9 +132,9 @@ struct Tile {
   int count;         // ids
   int num_prefixes;  // distinct ones
   int suffix[kMaxTile];
-  int row[kMaxTile];                // of the output; -1 where there is none
-  int16_t prefix[kMaxTile];         // of every id, counted from the first of the tile
-  int16_t start[kMaxTile + 1];      // first id of every prefix
+  int row[kMaxTile];                 // of the output; -1 where there is none
+  int16_t prefix[kMaxTile];          // of every id, counted from the first of the tile
+  int16_t start[kMaxTile + 1];       // first id of every prefix
   int digits[kMaxGroup][kMaxDepth];  // of the prefixes at hand
   int warp_counts[kWarps];
 };
