@@ -10,7 +10,7 @@ import typing
 import pytest
 
 PUBLIC = {
-    "ttgraph": ["TTShape", "graph", "init", "nn", "ops", "order"],
+    "ttgraph": ["TTShape"],
     "ttgraph.data": [
         "DataError",
         "Recipe",

@@ -1,8 +1,7 @@
 """Tensor-train node embeddings for graphs without node features, and the layers that share their kernels."""
 
-from ttgraph import graph, init, nn, ops, order
 from ttgraph.shape import TTShape
 
 __version__ = "0.1.0"
 
-__all__ = ["TTShape", "graph", "init", "nn", "ops", "order"]
+__all__ = ["TTShape"]
