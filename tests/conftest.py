@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test depends on a clock.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+# Code that torch.compile cached for an earlier schema of an op must not be what is tested.
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 
 _SHARED = Path(os.environ.get("TTGRAPH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
