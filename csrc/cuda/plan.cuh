@@ -98,7 +98,6 @@ class Plan {
             shape.depth());
     table.last = static_cast<int>(shape.last());
     table.num_embeddings = num_embeddings;
-    table.num_rows = shape.num_rows;
     table.dim = shape.embedding_dim;
     table.order = PrefixOrder(shape);
     table.width = divisor(shape.cols[shape.last()]);

@@ -107,7 +107,7 @@ struct Table {
   int level_size;            // of all levels
   int64_t slice[kMaxDepth];  // numbers of one slice of core k
   const void* cores[kMaxDepth];
-  int64_t num_embeddings, num_rows, dim;
+  int64_t num_embeddings, dim;
   PrefixOrder order;
   Divisor width;  // columns of the last core
   Divisor rank[kMaxDepth + 1];
