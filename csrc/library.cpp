@@ -24,6 +24,10 @@ std::vector<Tensor> tt_lookup_linear_backward(Tensor grad, std::vector<Tensor> c
 Tensor tt_materialize_linear(std::vector<Tensor> cores, Tensor weight, int64_t num_embeddings, bool reversed);
 std::vector<Tensor> tt_materialize_linear_backward(Tensor grad, std::vector<Tensor> cores, Tensor weight,
                                                    bool reversed);
+Tensor aggregate(Tensor x, std::vector<Tensor> matrix, std::vector<Tensor> transposed,
+                 std::optional<Tensor> root);
+Tensor relu_dropout(Tensor x, double p, int64_t seed);
+Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -48,6 +52,9 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "tt_materialize_linear_backward(Tensor grad, Tensor[] cores, Tensor weight, bool reversed) -> "
       "Tensor[]");
+  library.def("aggregate(Tensor x, Tensor[] matrix, Tensor[] transposed, Tensor? root) -> Tensor");
+  library.def("relu_dropout(Tensor x, float p, SymInt seed) -> Tensor");
+  library.def("relu_dropout_backward(Tensor grad, Tensor out, float p) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -61,4 +68,7 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("tt_lookup_linear_backward", TORCH_BOX(&ttgraph::tt_lookup_linear_backward));
   library.impl("tt_materialize_linear", TORCH_BOX(&ttgraph::tt_materialize_linear));
   library.impl("tt_materialize_linear_backward", TORCH_BOX(&ttgraph::tt_materialize_linear_backward));
+  library.impl("aggregate", TORCH_BOX(&ttgraph::aggregate));
+  library.impl("relu_dropout", TORCH_BOX(&ttgraph::relu_dropout));
+  library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));
 }

@@ -24,7 +24,7 @@ ALLOWED = {
     "nn": {"ops", "init", "shape"},
     "data": {"graph", "files"},
     "sampling": {"graph", "_library"},
-    "models": {"nn", "graph"},
+    "models": {"nn", "ops", "graph"},
     "plot": {"files"},
     "train": {"shape", "graph", "order", "init", "ops", "nn", "data", "sampling", "models", "files", "plot"},
     "compare": {"train", "plot", "shape", "graph", "order", "data", "files"},

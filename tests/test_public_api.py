@@ -35,6 +35,9 @@ PUBLIC = {
     "ttgraph.models": ["ModelName", "NodeClassifier", "adjacency", "make_gnn"],
     "ttgraph.nn": ["TTEmbedding"],
     "ttgraph.ops": [
+        "Adjacency",
+        "aggregate",
+        "relu_dropout",
         "tt_embedding_bag",
         "tt_lookup",
         "tt_lookup_linear",

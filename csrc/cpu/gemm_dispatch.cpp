@@ -3,22 +3,31 @@
 #include <string_view>
 
 #include "cpu/gemm.h"
+#include "cpu/messages.h"
 
 namespace ttgraph {
 
 namespace portable {
 extern const ArithmeticTables tables;
-}
+extern const MessageTables message_tables;
+}  // namespace portable
 #ifdef TTGRAPH_X86
 namespace avx2 {
 extern const ArithmeticTables tables;
-}
+extern const MessageTables message_tables;
+}  // namespace avx2
 namespace avx512 {
 extern const ArithmeticTables tables;
-}
+extern const MessageTables message_tables;
+}  // namespace avx512
 #endif
 
-static const ArithmeticTables& best_tables() {
+struct Tables {
+  const ArithmeticTables& arithmetic;
+  const MessageTables& messages;
+};
+
+static Tables best_tables() {
 #ifdef TTGRAPH_X86
   // TTGRAPH_ISA=avx2 or portable asks for less than the machine has: to test, or to reproduce another.
   const char* const asked = std::getenv("TTGRAPH_ISA");
@@ -26,36 +35,44 @@ static const ArithmeticTables& best_tables() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_avx2 && has_avx512 && most == "avx512") return avx512::tables;
-  if (has_avx2 && most != "portable") return avx2::tables;
+  if (has_avx2 && has_avx512 && most == "avx512") return {avx512::tables, avx512::message_tables};
+  if (has_avx2 && most != "portable") return {avx2::tables, avx2::message_tables};
 #endif
-  return portable::tables;
+  return {portable::tables, portable::message_tables};
 }
 
-static const ArithmeticTables& tables() {
-  static const ArithmeticTables& best = best_tables();
+static const Tables& tables() {
+  static const Tables best = best_tables();
   return best;
 }
 
 template <>
 const Arithmetic<float>& arithmetic() {
-  return tables().float32;
+  return tables().arithmetic.float32;
 }
 template <>
 const Arithmetic<double>& arithmetic() {
-  return tables().float64;
+  return tables().arithmetic.float64;
 }
 template <>
 const Moves<float, float>& moves() {
-  return tables().rows_float32;
+  return tables().arithmetic.rows_float32;
 }
 template <>
 const Moves<double, double>& moves() {
-  return tables().rows_float64;
+  return tables().arithmetic.rows_float64;
 }
 template <>
 const Moves<float, BFloat16>& moves() {
-  return tables().rows_bfloat16;
+  return tables().arithmetic.rows_bfloat16;
+}
+template <>
+const Messages<float>& messages() {
+  return tables().messages.float32;
+}
+template <>
+const Messages<double>& messages() {
+  return tables().messages.float64;
 }
 
 }  // namespace ttgraph

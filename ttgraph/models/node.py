@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.models import GAT, GCN, GraphSAGE
+from torch_geometric.nn.models import GAT
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 
 from ttgraph.graph import CSR
+from ttgraph.models.convs import GCN, EmbeddingRows, GraphSAGE, ReLUDropout
+from ttgraph.ops import Adjacency
 
 ModelName = Literal["gcn", "sage", "gat"]
 
@@ -39,50 +40,47 @@ class NodeClassifier(nn.Module):
         self.embedding = embedding
         self.gnn: BasicGNN = gnn
 
-    def forward(self, adj: Tensor, node_ids: Tensor | None = None) -> Tensor:
+    def forward(self, adj: Adjacency, node_ids: Tensor | None = None) -> Tensor:
         """Class scores of nodes.
 
         Args:
-            adj: Who hears whom, as :func:`adjacency` makes it.  # sparse CSR (nodes, nodes)
+            adj: Who hears whom, as :func:`adjacency` makes it for these nodes.
             node_ids: The node behind each row of ``adj``; all nodes in their order by default.  # (nodes,)
 
         Returns:
             Scores.  # (nodes, out_channels)
         """
-        rows = self._table() if node_ids is None else self.embedding(node_ids)
-        return self.gnn(rows, adj)
-
-    def _table(self) -> Tensor:
-        weight = self.embedding.weight
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"the embedding's weight must be a tensor, got {type(weight).__name__}")
-        return weight
+        rows = EmbeddingRows(self.embedding, node_ids)
+        if isinstance(self.gnn, (GCN, GraphSAGE)):
+            return self.gnn(rows, adj)
+        return self.gnn(rows.materialize(), adj.to_sparse())
 
     @torch.no_grad()
-    def inference(self, adj: Tensor) -> Tensor:
+    def inference(self, adj: Adjacency) -> Tensor:
         """Class scores of all nodes, layer by layer, so that no more than one layer is ever in memory.
 
         Args:
-            adj: The whole graph, as :func:`adjacency` makes it.  # sparse CSR (num_nodes, num_nodes)
+            adj: The whole graph, as :func:`adjacency` makes it.
 
         Returns:
             Scores, as of the module in evaluation mode.  # (num_nodes, out_channels)
         """
         training = self.training
         self.eval()
-        x = self._table()
-        offsets = adj.crow_indices()
+        scores = self._attention_in_blocks(adj) if isinstance(self.gnn, GAT) else self(adj)
+        self.train(training)
+        return scores
+
+    def _attention_in_blocks(self, adj: Adjacency) -> Tensor:
+        """Attention holds a number per edge and channel: a range of rows at a time."""
+        x = EmbeddingRows(self.embedding).materialize()
         for layer, (conv, norm) in enumerate(zip(self.gnn.convs, self.gnn.norms, strict=True)):
             last = layer == len(self.gnn.convs) - 1
             pieces = []
-            for begin, end in _row_blocks(offsets, _INFERENCE_MESSAGES // x.size(1)):
-                block = _rows(adj, begin, end)
-                # GCN takes one source of rows (its self loops are in the matrix), the others a pair.
-                source = x if isinstance(self.gnn, GCN) else (x, x[begin:end])
-                piece = conv(source, block)
+            for begin, end in _row_blocks(adj.offsets, _INFERENCE_MESSAGES // x.size(1)):
+                piece = conv((x, x[begin:end]), adj.to_sparse(begin, end))
                 pieces.append(piece if last else self.gnn.act(norm(piece)))
             x = torch.cat(pieces)
-        self.train(training)
         return x
 
 
@@ -113,26 +111,22 @@ def make_gnn(
     Raises:
         ValueError: If ``hidden`` is not a multiple of ``heads``.
     """
-    shape = dict(
-        in_channels=in_channels,
-        hidden_channels=hidden,
-        num_layers=layers,
-        out_channels=out_channels,
-        dropout=dropout,
-        norm="batch",
-    )
-    if name == "gcn":
-        return GCN(**shape, normalize=False)
-    if name == "sage":
-        return GraphSAGE(**shape)
-    if name == "gat":
-        if hidden % heads:
-            raise ValueError(f"hidden={hidden} must be a multiple of heads={heads} for gat; change one of them")
-        return GAT(**shape, heads=heads, add_self_loops=False)
-    raise ValueError(f"there is no model {name!r}; take gcn, sage or gat")
+    kinds: dict[str, tuple[type[BasicGNN], dict[str, Any]]] = {
+        "gcn": (GCN, dict(normalize=False)),
+        "sage": (GraphSAGE, {}),
+        "gat": (GAT, dict(heads=heads, add_self_loops=False)),
+    }
+    if name not in kinds:
+        raise ValueError(f"there is no model {name!r}; take gcn, sage or gat")
+    if name == "gat" and hidden % heads:
+        raise ValueError(f"hidden={hidden} must be a multiple of heads={heads} for gat; change one of them")
+    kind, options = kinds[name]
+    gnn = kind(in_channels, hidden, layers, out_channels, dropout, ReLUDropout(dropout), norm="batch", **options)
+    gnn.dropout = nn.Identity()  # after the activation, which does both
+    return gnn
 
 
-def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Tensor:
+def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Adjacency:
     """The sparse matrix along which a network passes messages.
 
     Args:
@@ -144,12 +138,12 @@ def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Tenso
             neighbours that is there.  # (num_nodes,)
 
     Returns:
-        The matrix, row ``v`` listing what node ``v`` hears.  # sparse CSR (num_nodes, num_nodes) float32
+        The matrix, row ``v`` listing what node ``v`` hears, in float32.
     """
-    if name == "sage":
-        return _sparse_csr(csr.offsets, csr.neighbours, torch.ones(csr.num_edges), csr.num_nodes)
     nodes = torch.arange(csr.num_nodes)
     targets = torch.repeat_interleave(nodes, csr.degrees)
+    if name == "sage":
+        return Adjacency(csr.offsets, csr.neighbours, 1 / csr.degrees.float()[targets], csr.num_nodes)
     looped = CSR.incoming(torch.stack([torch.cat([csr.neighbours, nodes]), torch.cat([targets, nodes])]), csr.num_nodes)
     if name == "gat":
         values = torch.ones(looped.num_edges)
@@ -158,22 +152,7 @@ def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Tenso
         scale = (whole + 1).float().rsqrt()
         weights = scale[csr.neighbours] * scale[targets] * (whole / csr.degrees.clamp(min=1))[targets]
         values = torch.cat([weights, scale**2])[looped.edge_ids]
-    return _sparse_csr(looped.offsets, looped.neighbours, values, csr.num_nodes)
-
-
-def _sparse_csr(offsets: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            offsets, columns, values, (offsets.numel() - 1, num_columns), check_invariants=False
-        )
-
-
-def _rows(adj: Tensor, begin: int, end: int) -> Tensor:
-    """Rows ``begin`` to ``end`` of a sparse CSR matrix, without a copy of their entries."""
-    offsets = adj.crow_indices()[begin : end + 1]
-    entries = slice(int(offsets[0]), int(offsets[-1]))
-    return _sparse_csr(offsets - offsets[0], adj.col_indices()[entries], adj.values()[entries], adj.size(1))
+    return Adjacency(looped.offsets, looped.neighbours, values, csr.num_nodes)
 
 
 def _row_blocks(offsets: Tensor, max_entries: int) -> list[tuple[int, int]]:

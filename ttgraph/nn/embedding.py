@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ttgraph.init import from_matrix, gaussian
-from ttgraph.ops import tt_lookup, tt_materialize
+from ttgraph.ops import tt_lookup, tt_lookup_linear, tt_materialize, tt_materialize_linear
 from ttgraph.shape import TTShape
 
 
@@ -107,10 +107,7 @@ class TTEmbedding(nn.Module):
         Raises:
             IndexError: If an id is negative or not below ``num_embeddings``.
         """
-        rows = tt_lookup(list(self.cores), ids, num_embeddings=self.num_embeddings)
-        if self.padding_idx is not None:
-            rows = rows.masked_fill((ids == self.padding_idx).unsqueeze(-1), 0)
-        return rows
+        return self._without_padding(tt_lookup(list(self.cores), ids, num_embeddings=self.num_embeddings), ids)
 
     @property
     def weight(self) -> Tensor:
@@ -126,12 +123,33 @@ class TTEmbedding(nn.Module):
         Returns:
             The rows in use.  # (num_embeddings, embedding_dim)
         """
-        table = tt_materialize(list(self.cores), self.num_embeddings)
-        if self.padding_idx is not None:
-            keep = torch.ones(self.num_embeddings, 1, dtype=table.dtype, device=table.device)
-            keep[self.padding_idx] = 0
-            table = table * keep
-        return table
+        return self._without_padding(tt_materialize(list(self.cores), self.num_embeddings))
+
+    def linear(self, weight: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Rows times a weight, as ``torch.nn.functional.linear(self(ids), weight)``, where it pays without the rows.
+
+        Args:
+            weight: As of :class:`torch.nn.Linear`, in the dtype of the cores.  # (out_features, embedding_dim)
+            ids: Row ids; all rows in their order by default.  # (...) int32 or int64
+
+        Returns:
+            A row for each.  # (..., out_features)
+
+        Example:
+            >>> TTEmbedding(1000, 64, rank=8).linear(torch.ones(16, 64), torch.tensor([0, 999])).shape
+            torch.Size([2, 16])
+        """
+        cores = list(self.cores)
+        if ids is None:
+            return self._without_padding(tt_materialize_linear(cores, weight, self.num_embeddings))
+        return self._without_padding(tt_lookup_linear(cores, ids, weight, num_embeddings=self.num_embeddings), ids)
+
+    def _without_padding(self, rows: Tensor, ids: Tensor | None = None) -> Tensor:
+        """The rows of ids, or of all, zeros where they are padding.  # (..., any)"""
+        if self.padding_idx is None:
+            return rows
+        ids = torch.arange(len(rows), device=rows.device) if ids is None else ids
+        return rows.masked_fill((ids == self.padding_idx).unsqueeze(-1), 0)
 
     @classmethod
     def from_pretrained(

@@ -1,8 +1,19 @@
-"""Rows of tensor-train tables, differentiable in the cores."""
+"""Rows of tensor-train tables, differentiable in the cores, and what a graph network does with them."""
 
+from ttgraph.ops.aggregate import Adjacency, aggregate
 from ttgraph.ops.bag import tt_embedding_bag
+from ttgraph.ops.dropout import relu_dropout
 from ttgraph.ops.linear import tt_lookup_linear, tt_materialize_linear
 from ttgraph.ops.lookup import tt_lookup
 from ttgraph.ops.materialize import tt_materialize
 
-__all__ = ["tt_embedding_bag", "tt_lookup", "tt_lookup_linear", "tt_materialize", "tt_materialize_linear"]
+__all__ = [
+    "Adjacency",
+    "aggregate",
+    "relu_dropout",
+    "tt_embedding_bag",
+    "tt_lookup",
+    "tt_lookup_linear",
+    "tt_materialize",
+    "tt_materialize_linear",
+]

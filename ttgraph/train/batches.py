@@ -14,6 +14,7 @@ from torch_geometric.loader import NodeLoader
 
 from ttgraph.graph import CSR
 from ttgraph.models import ModelName, adjacency
+from ttgraph.ops import Adjacency
 from ttgraph.sampling import CSRNeighborSampler, partition_batches
 from ttgraph.train.config import TrainConfig
 
@@ -24,20 +25,20 @@ class NodeBatch:
 
     Args:
         node_ids: The node behind each row; all nodes in order where ``None``.  # (nodes,)
-        adj: Along which messages pass.  # sparse CSR (nodes, nodes)
+        adj: Along which messages pass.
         targets: Rows whose labels enter the loss.  # (targets,)
         labels: Their labels.  # (targets,)
     """
 
     node_ids: Tensor | None  # (nodes,)
-    adj: Tensor  # sparse CSR (nodes, nodes)
+    adj: Adjacency  # of the nodes
     targets: Tensor  # (targets,)
     labels: Tensor  # (targets,)
 
     @property
     def num_nodes(self) -> int:
         """Rows of the batch."""
-        return self.adj.size(0)
+        return self.adj.num_rows
 
 
 class FullBatch:
@@ -48,10 +49,10 @@ class FullBatch:
         adj: Its matrix from :func:`~ttgraph.models.adjacency`.
     """
 
-    def __init__(self, data: Data, adj: Tensor) -> None:
+    def __init__(self, data: Data, adj: Adjacency) -> None:
         targets = data.train_mask.nonzero().flatten()
         self._batch = NodeBatch(None, adj, targets.to(adj.device), data.y[targets].to(adj.device))
-        self.nodes_per_epoch = adj.size(0)
+        self.nodes_per_epoch = adj.num_rows
 
     def __len__(self) -> int:
         return 1
@@ -163,7 +164,7 @@ class NeighborBatches:
 
 
 def make_batches(
-    config: TrainConfig, data: Data, csr: CSR, adj: Tensor, row_factors: tuple[int, ...]
+    config: TrainConfig, data: Data, csr: CSR, adj: Adjacency, row_factors: tuple[int, ...]
 ) -> FullBatch | PartitionBatches | NeighborBatches:
     """The batches that ``config`` asks for.
 

@@ -1,0 +1,101 @@
+// Weighted sums over neighbours: a sparse matrix times rows. The gradient is the same op on its transpose.
+#include "cpu/cores.h"
+#include "cpu/messages.h"
+
+namespace ttgraph {
+
+static void check_matrix(const char* op, const std::vector<Tensor>& matrix, const Tensor& x) {
+  require(matrix.size() == 3, op, " needs offsets, neighbours and weights, got ", matrix.size(), " tensors");
+  const Tensor &offsets = matrix[0], &neighbours = matrix[1], &weights = matrix[2];
+  for (const Tensor* part : {&offsets, &neighbours, &weights})
+    require(part->dim() == 1 && same_device(*part, x), op,
+            " needs offsets, neighbours and weights of one dimension on the device of x");
+  require(offsets.scalar_type() == ScalarType::Long && neighbours.scalar_type() == ScalarType::Long &&
+              offsets.numel() > 0,
+          op, " needs offsets, at least one, and neighbours as int64");
+  require(weights.numel() == neighbours.numel() && weights.scalar_type() == x.scalar_type(), op,
+          " needs a weight for each of the ", neighbours.numel(), " neighbours, in the dtype of x");
+}
+
+// Offsets and neighbours that would make the kernel read elsewhere are refused.
+static void check_entries(const char* op, const int64_t* offsets, int64_t num_rows, const int64_t* neighbours,
+                          int64_t size, int64_t num_sources) {
+  const int64_t shares = count_shares(num_rows + size, 1 << 16);
+  std::vector<int64_t> wrong_row(shares, -1), wrong_entry(shares, -1);
+  each_share(shares, [&](int64_t share) {
+    for (int64_t row = share_begin(num_rows, shares, share); row < share_begin(num_rows, shares, share + 1);
+         ++row)
+      if (offsets[row] > offsets[row + 1]) wrong_row[share] = row;
+    for (int64_t e = share_begin(size, shares, share); e < share_begin(size, shares, share + 1); ++e)
+      if (neighbours[e] < 0 || neighbours[e] >= num_sources) wrong_entry[share] = e;
+  });
+  for (int64_t share = 0; share < shares; ++share) {
+    require(wrong_row[share] < 0 && offsets[0] == 0 && offsets[num_rows] == size, op,
+            " needs offsets that start at 0, never decrease and end at the number of neighbours, ", size);
+    if (wrong_entry[share] >= 0)
+      throw std::out_of_range(message(op, ": neighbour ", neighbours[wrong_entry[share]], " at position ",
+                                      wrong_entry[share], " is out of range for ", num_sources, " rows"));
+  }
+}
+
+// A thread owns consecutive rows with about as many neighbours as any other.
+template <class T>
+static void aggregate_rows(const T* x, const int64_t* offsets, int64_t num_rows, const int64_t* neighbours,
+                           const T* weights, int64_t width, const T* root, T* out) {
+  const int64_t size = offsets[num_rows];
+  const int64_t shares = count_shares((size + num_rows) * width, 1 << 16);
+  const auto first_row = [&](int64_t share) {  // rows count as much as neighbours: empty ones are written, too
+    int64_t low = 0, high = num_rows;
+    const int64_t work = share_begin(size + num_rows, shares, share);
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (offsets[middle] + middle < work)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  };
+  each_share(shares, [&](int64_t share) {
+    const int64_t end = share + 1 == shares ? num_rows : first_row(share + 1);
+    for (int64_t row = first_row(share); row < end; ++row) {
+      const int64_t begin = offsets[row], after = offsets[row + 1];
+      messages<T>().weighted_sum(after - begin, size - after, neighbours + begin, weights + begin, x, width,
+                                 root ? root + row * width : nullptr, out + row * width);
+    }
+  });
+}
+
+Tensor aggregate(Tensor x, std::vector<Tensor> matrix, std::vector<Tensor> /*transposed*/,
+                 std::optional<Tensor> root) {  // (num_sources, width) -> (num_rows, width)
+  constexpr const char* op = "aggregate";
+  require(x.dim() == 2, op, " needs x of two dimensions, got ", x.dim());
+  check_matrix(op, matrix, x);
+  const int64_t num_rows = matrix[0].numel() - 1, width = x.size(1);
+  require(!root || (root->dim() == 2 && root->size(0) == num_rows && root->size(1) == width &&
+                    same_device(*root, x) && root->scalar_type() == x.scalar_type()),
+          op, " needs root of shape (", num_rows, ", ", width, ") in the dtype of x, on its device");
+  for (Tensor& part : matrix) part = torch::stable::contiguous(part);
+  const auto* const offsets = static_cast<const int64_t*>(matrix[0].const_data_ptr());
+  const auto* const neighbours = static_cast<const int64_t*>(matrix[1].const_data_ptr());
+  check_entries(op, offsets, num_rows, neighbours, matrix[1].numel(), x.size(0));
+  Tensor out;
+  with_numbers(op, x.scalar_type(), [&](auto numbers) {
+    using N = decltype(numbers);
+    using T = typename N::T;
+    const auto wide = [](const Tensor& rows) {
+      return torch::stable::to(torch::stable::contiguous(rows), N::sum_type);
+    };
+    const Tensor sources = wide(x), weights = wide(matrix[2]);
+    const std::optional<Tensor> start = root ? std::optional(wide(*root)) : std::nullopt;
+    const Tensor sums = empty_rows(sources, num_rows, width);
+    aggregate_rows(static_cast<const T*>(sources.const_data_ptr()), offsets, num_rows, neighbours,
+                   static_cast<const T*>(weights.const_data_ptr()), width,
+                   start ? static_cast<const T*>(start->const_data_ptr()) : nullptr,
+                   static_cast<T*>(sums.mutable_data_ptr()));
+    out = torch::stable::to(sums, x.scalar_type());
+  });
+  return out;
+}
+
+}  // namespace ttgraph

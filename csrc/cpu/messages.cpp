@@ -1,0 +1,130 @@
+// Sums over neighbours on vector registers, and the element-wise work after them, compiled once per
+// instruction set (TTGRAPH_ISA).
+#include "cpu/messages.h"
+
+namespace ttgraph {
+namespace TTGRAPH_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kMostVectors = 8;
+// Rows of neighbours lie anywhere in memory: this many are on their way while one is added.
+constexpr int64_t kAhead = 8;
+
+template <class T, int W>
+struct Vector {
+  typedef T type __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+struct Vector<T, 1> {
+  using type = T;
+};
+
+// NV * W columns: the sums stay in registers over all neighbours.
+template <class T, int W, int NV>
+inline void sum_columns(int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights, const T* x,
+                        int64_t width, const T* root, T* out) {
+  using V = typename Vector<T, W>::type;
+  V sum[NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) sum[v] = root ? *reinterpret_cast<const V*>(root + v * W) : V{};
+  for (int64_t e = 0; e < count; ++e) {
+    if (e + kAhead < count + ahead) {
+      const T* const next = x + neighbours[e + kAhead] * width;
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(next + v * W);
+    }
+    const T weight = weights[e];
+    const T* const row = x + neighbours[e] * width;
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) sum[v] += weight * *reinterpret_cast<const V*>(row + v * W);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) *reinterpret_cast<V*>(out + v * W) = sum[v];
+}
+
+// All columns: panels of as many vectors as stay in registers, then of half of them, and so on.
+template <class T, int W, int NV>
+void column_panels(int64_t columns, int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights,
+                   const T* x, int64_t width, const T* root, T* out) {
+  for (; columns >= W * NV; columns -= W * NV, x += W * NV, out += W * NV) {
+    sum_columns<T, W, NV>(count, ahead, neighbours, weights, x, width, root, out);
+    if (root) root += W * NV;
+  }
+  if constexpr (NV > 1) {
+    if (columns)
+      column_panels<T, W, NV / 2>(columns, count, ahead, neighbours, weights, x, width, root, out);
+  } else if constexpr (W > 1) {
+    if (columns) column_panels<T, W / 2, 1>(columns, count, ahead, neighbours, weights, x, width, root, out);
+  }
+}
+
+template <class T>
+void weighted_sum(int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights, const T* x,
+                  int64_t width, const T* root, T* out) {
+  column_panels<T, kVectorBytes / static_cast<int>(sizeof(T)), kMostVectors>(
+      width, count, ahead, neighbours, weights, x, width, root, out);
+}
+
+// Entries are numbered in blocks; a block has a key of 64 bits, and its entries are told apart by 16.
+constexpr int kBlockBits = 16;
+
+// Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
+inline uint64_t splitmix(uint64_t bits) {
+  bits += 0x9e3779b97f4a7c15u;
+  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
+  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
+  return bits ^ (bits >> 31);
+}
+
+// The bits of entry `place` of the block with the given key: two rounds of multiply and shift.
+inline uint32_t random_bits(uint64_t key, uint32_t place) {
+  uint32_t bits = place * 0x9e3779b1u + static_cast<uint32_t>(key);
+  bits = (bits ^ (bits >> 16)) * 0x7feb352du;
+  bits ^= static_cast<uint32_t>(key >> 32);
+  bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
+  return bits ^ (bits >> 16);
+}
+
+template <class T>
+void relu_dropout(Dropout dropout, const T* __restrict x, int64_t begin, int64_t end, T* __restrict out) {
+  const T scale = static_cast<T>(dropout.scale);
+  while (begin < end) {
+    const int64_t block = begin >> kBlockBits, first = block << kBlockBits, next = first + (1 << kBlockBits);
+    const int64_t stop = next < end ? next : end;
+    const uint64_t key = splitmix(dropout.seed + static_cast<uint64_t>(block));
+    const T* const from = x + first;
+    T* const to = out + first;
+    const auto last = static_cast<uint32_t>(stop - first);
+    for (auto i = static_cast<uint32_t>(begin - first); i < last; ++i) {
+      // What is no number stays none.
+      const bool zero = (from[i] <= T(0)) | (random_bits(key, i) < dropout.threshold);
+      to[i] = zero ? T(0) : from[i] * scale;
+    }
+    begin = stop;
+  }
+}
+
+template <class T>
+void relu_dropout_backward(double factor, const T* __restrict grad, const T* __restrict out, int64_t size,
+                           T* __restrict x_grad) {
+  const T scale = static_cast<T>(factor);
+  for (int64_t i = 0; i < size; ++i) x_grad[i] = out[i] != T(0) ? grad[i] * scale : T(0);
+}
+
+}  // namespace
+
+extern const MessageTables message_tables;
+const MessageTables message_tables = {
+    {weighted_sum<float>, relu_dropout<float>, relu_dropout_backward<float>},
+    {weighted_sum<double>, relu_dropout<double>, relu_dropout_backward<double>},
+};
+
+}  // namespace TTGRAPH_ISA
+}  // namespace ttgraph

@@ -1,0 +1,138 @@
+"""Weighted sums over the neighbours of every node: what a layer of a graph network does with its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttgraph._library import register_reference
+from ttgraph.ops import message_reference as reference
+
+
+@dataclass(frozen=True, eq=False)
+class Adjacency:
+    """Who hears whom, and how loud: a sparse matrix in compressed rows, with its transpose for the gradient.
+
+    Row ``v`` hears ``neighbours[offsets[v]:offsets[v + 1]]``.
+
+    Args:
+        offsets: Where each row's neighbours begin.  # (num_rows + 1,) int64
+        neighbours: Whom each row hears.  # (num_edges,) int64
+        weights: By what each of them is multiplied.  # (num_edges,) floating
+        num_sources: How many there are to be heard.
+
+    Example:
+        >>> path = Adjacency(torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.ones(3), 3)
+        >>> path.to_sparse().to_dense()
+        tensor([[0., 1., 0.],
+                [1., 0., 1.]])
+    """
+
+    offsets: Tensor  # (num_rows + 1,) int64
+    neighbours: Tensor  # (num_edges,) int64
+    weights: Tensor  # (num_edges,) floating
+    num_sources: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many hear."""
+        return self.offsets.numel() - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.offsets.device
+
+    @cached_property
+    def transposed(self) -> Adjacency:
+        """Whom every source is heard by, with the same weights; made when first asked for."""
+        rows = torch.repeat_interleave(torch.arange(self.num_rows, device=self.device), self.offsets.diff())
+        order = torch.argsort(self.neighbours, stable=True)
+        offsets = self.offsets.new_zeros(self.num_sources + 1)
+        torch.cumsum(torch.bincount(self.neighbours, minlength=self.num_sources), 0, out=offsets[1:])
+        return Adjacency(offsets, rows[order], self.weights[order], self.num_rows)
+
+    def to(self, device: torch.device | str) -> Adjacency:
+        """The same on another device."""
+        if torch.device(device) == self.device:
+            return self
+        parts = (self.offsets, self.neighbours, self.weights)
+        return replace(self, **dict(zip(("offsets", "neighbours", "weights"), (p.to(device) for p in parts), strict=True)))
+
+    def to_sparse(self, begin: int = 0, end: int | None = None) -> Tensor:
+        """Rows ``begin`` to ``end`` as torch's own sparse matrix, without a copy of their entries."""
+        return reference.sparse_rows((self.offsets, self.neighbours, self.weights), self.num_sources, begin, end)
+
+
+def aggregate(adj: Adjacency, x: Tensor, root: Tensor | None = None) -> Tensor:
+    """``adj`` times the rows of ``x``, plus ``root``: what every node hears, and what it says to itself.
+
+    A sum where the weights are 1, a mean where they are 1 / degree. Differentiable in ``x`` and ``root``; the
+    gradient is the same op on the transpose. On the CPU a thread owns a range of rows, so that the results are
+    deterministic, and neighbours to come are fetched ahead; on other devices it is torch's sparse product.
+
+    Args:
+        adj: Who hears whom.
+        x: A row for every source.  # (num_sources, channels)
+        root: Where the sums start; at 0 by default.  # (num_rows, channels)
+
+    Returns:
+        What each row hears.  # (num_rows, channels)
+
+    Raises:
+        IndexError: If a neighbour is no row of ``x``.
+        ValueError: If shapes, dtypes or devices do not fit together.
+
+    Example:
+        >>> path = Adjacency(torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.tensor([1.0, 0.5, 0.5]), 3)
+        >>> aggregate(path, torch.tensor([[1.0], [2.0], [4.0]]))
+        tensor([[2.0000],
+                [2.5000]])
+    """
+    if x.dim() != 2 or x.shape[0] != adj.num_sources:
+        raise ValueError(f"aggregate needs x of shape ({adj.num_sources}, channels), got {tuple(x.shape)}")
+    if root is not None and root.shape != (adj.num_rows, x.shape[1]):
+        raise ValueError(
+            f"aggregate needs root of shape ({adj.num_rows}, {x.shape[1]}), got {tuple(root.shape)}; leave it out "
+            "where nothing is added"
+        )
+    for name, part in (("x", x), ("root", root)):
+        if part is not None and (part.device != adj.device or part.dtype != x.dtype):
+            raise ValueError(
+                f"aggregate needs {name} as adj and x are, {x.dtype} on {adj.device}; got {part.dtype} on {part.device}"
+            )
+    transposed = _parts(adj.transposed, x.dtype) if x.requires_grad and torch.is_grad_enabled() else []
+    return torch.ops.ttgraph.aggregate(x, _parts(adj, x.dtype), transposed, root)
+
+
+def _parts(adj: Adjacency, dtype: torch.dtype) -> list[Tensor]:
+    return [adj.offsets, adj.neighbours, adj.weights.to(dtype)]
+
+
+register_reference("aggregate", reference.aggregate)
+
+
+@torch.library.register_fake("ttgraph::aggregate")
+def _(x: Tensor, matrix: Sequence[Tensor], transposed: Sequence[Tensor], root: Tensor | None) -> Tensor:
+    return x.new_empty(matrix[0].shape[0] - 1, x.shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, list[Tensor], list[Tensor], Tensor | None], output: Tensor) -> None:
+    _, matrix, transposed, root = inputs
+    ctx.has_root = root is not None
+    ctx.save_for_backward(*matrix, *transposed)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[None], list[None], Tensor | None]:
+    parts = list(ctx.saved_tensors)
+    matrix, transposed = parts[:3], parts[3:]
+    x_grad = torch.ops.ttgraph.aggregate(grad, transposed, matrix, None) if ctx.needs_input_grad[0] else None
+    return x_grad, [None] * 3, [None] * len(transposed), grad if ctx.has_root else None
+
+
+torch.library.register_autograd("ttgraph::aggregate", _backward, setup_context=_save)

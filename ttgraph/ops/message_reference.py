@@ -1,0 +1,119 @@
+"""The truth that the kernels of message passing are compared with, in plain PyTorch; it serves where there is none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_LOW_32 = 0xFFFFFFFF
+_LOW_64 = 0xFFFFFFFFFFFFFFFF
+_BLOCK = 1 << 16
+
+
+def aggregate(x: Tensor, matrix: Sequence[Tensor], transposed: Sequence[Tensor], root: Tensor | None) -> Tensor:
+    """A sparse matrix times rows, plus ``root``.
+
+    Args:
+        x: The rows.  # (num_sources, channels)
+        matrix: Offsets (num_rows + 1,), neighbours and weights (num_edges,) of the matrix.
+        transposed: Of its transpose, for the gradient; empty where there will be none.
+        root: What is added, or None.  # (num_rows, channels)
+
+    Returns:
+        The product.  # (num_rows, channels)
+    """
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    offsets, neighbours, weights = matrix
+    product = sparse_rows((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
+    return (product if root is None else product + root).to(x.dtype)
+
+
+def sparse_rows(matrix: Sequence[Tensor], num_sources: int, begin: int = 0, end: int | None = None) -> Tensor:
+    """Some rows of a matrix, as torch's own sparse matrix that shares its memory.
+
+    Args:
+        matrix: As in ``aggregate``.
+        num_sources: Columns of the matrix.
+        begin: The first row.
+        end: After the last row; all by default.
+
+    Returns:
+        The rows.  # sparse CSR (end - begin, num_sources)
+    """
+    offsets = matrix[0][begin : None if end is None else end + 1]
+    entries = slice(int(offsets[0]), int(offsets[-1])) if begin or end is not None else slice(None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            offsets - offsets[0] if begin else offsets,
+            matrix[1][entries],
+            matrix[2][entries],
+            (offsets.numel() - 1, num_sources),
+            check_invariants=False,
+        )
+
+
+def relu_dropout(x: Tensor, p: float, seed: int) -> Tensor:
+    """``relu(x) / (1 - p)``, without the entries whose random number is below ``p``.
+
+    Args:
+        x: Any floating numbers.
+        p: Share of the entries to drop.
+        seed: Decides, with the place of an entry, whether it is dropped.
+
+    Returns:
+        As many numbers.
+    """
+    dropped = random_bits(x.numel(), seed).to(x.device).view(x.shape) < int(p * 2**32)
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return torch.where((wide <= 0) | dropped, 0, wide * (1 / (1 - p))).to(x.dtype)
+
+
+def relu_dropout_backward(grad: Tensor, out: Tensor, p: float) -> Tensor:
+    """Gradient of what was given to ``relu_dropout``.
+
+    Args:
+        grad: Gradient of the result.
+        out: The result.
+        p: As in ``relu_dropout``.
+
+    Returns:
+        As many numbers.
+    """
+    wide = grad.float() if grad.dtype in (torch.bfloat16, torch.float16) else grad
+    return torch.where(out != 0, wide * (1 / (1 - p)), 0).to(grad.dtype)
+
+
+def random_bits(size: int, seed: int) -> Tensor:
+    """32 random bits for every entry, by its number.
+
+    Args:
+        size: How many entries.
+        seed: 64 bits.
+
+    Returns:
+        Numbers from 0 to 2**32 - 1.  # (size,) int64
+
+    Source: the key of every 65,536 entries by Steele, Lea, Flood, "Fast splittable pseudorandom number generators"
+    (OOPSLA 2014); then two rounds of multiply and shift.
+    """
+    places = torch.arange(_BLOCK) * 0x9E3779B1
+    blocks = []
+    for block in range(-(-size // _BLOCK)):
+        key = _splitmix((seed + block) & _LOW_64)
+        bits = (places + (key & _LOW_32)) & _LOW_32
+        bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & _LOW_32
+        bits = bits ^ (key >> 32)
+        bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & _LOW_32
+        blocks.append(bits ^ (bits >> 16))
+    return torch.cat(blocks)[:size] if blocks else torch.empty(0, dtype=torch.int64)
+
+
+def _splitmix(bits: int) -> int:
+    bits = (bits + 0x9E3779B97F4A7C15) & _LOW_64
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _LOW_64
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _LOW_64
+    return bits ^ (bits >> 31)
