@@ -56,13 +56,15 @@ def test_gradients_reach_the_embedding(name):
 
 def test_gcn_weights_of_a_part_come_from_the_whole_graph():
     csr = some_graph()
-    whole = adjacency("gcn", csr).to_sparse().to_dense()
+
+    def matrix(*arguments):
+        return adjacency("gcn", *arguments).to_sparse().to_dense()
+
     # A part with every neighbour in it has the very weights of the whole; a part with half of them, twice these.
-    again = adjacency("gcn", CSR(csr.offsets, csr.neighbours), csr.degrees).to_sparse().to_dense()
-    torch.testing.assert_close(again, whole)
+    torch.testing.assert_close(matrix(CSR(csr.offsets, csr.neighbours), csr.degrees), matrix(csr))
     star = CSR.incoming(torch.tensor([[1, 2, 3, 4], [0, 0, 0, 0]]), 5)
     half = CSR.incoming(torch.tensor([[1, 2], [0, 0]]), 5)
-    full_row, half_row = adjacency("gcn", star).to_sparse().to_dense()[0], adjacency("gcn", half, star.degrees).to_sparse().to_dense()[0]
+    full_row, half_row = matrix(star)[0], matrix(half, star.degrees)[0]
     torch.testing.assert_close(half_row[1:3], 2 * full_row[1:3])
     torch.testing.assert_close(half_row[0], full_row[0])
 

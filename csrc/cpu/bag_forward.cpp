@@ -15,6 +15,7 @@ static void embedding_bag(const Cores<T>& cores, const Bags<T>& bags, int64_t nu
     std::vector<T*> targets(rows_per_block(shape));
     const Entry* const entries = ids.entries.get();
     each_block(cores, ids, entries + ids.bounds[share], entries + ids.bounds[share + 1],
+               [&](const Entry&, T* row) { return row; },
                [&](const Entry* block, int64_t count, T* rows) {
                  const int64_t columns = count * width;
                  if (bags.is_max) {

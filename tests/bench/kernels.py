@@ -22,6 +22,7 @@ import contenders
 import ids as patterns
 import report
 from contenders import Contender, Mismatch, Unavailable, check, check_rows
+from epochs import epochs_of_arxiv
 from report import Row
 from run import EMBEDDING_DIM, Run, ratio_columns
 from ttgraph.ops import tt_lookup, tt_materialize
@@ -294,6 +295,8 @@ FIGURES = {
     13: Figure("step over FBTT-Embedding", partial(over_rival, contender=contenders.FBTT, what="step")),
     14: Figure("step over EcoRec", partial(over_rival, contender=contenders.EcoRec, what="step")),
     15: Figure("forward and backward over the reference", partial(over_rival, contender=contenders.Reference)),
+    16: Figure("a full-batch epoch of ogbn-arxiv over plain PyG", partial(epochs_of_arxiv, batching="full")),
+    17: Figure("the same in batches of parts", partial(epochs_of_arxiv, batching="partition")),
 }
 
 

@@ -1,4 +1,4 @@
-"""PyG's own layers, their parameters included, on an :class:`~ttgraph.ops.Adjacency` and on rows that need not exist."""
+"""PyG's own layers, parameters included, on an :class:`~ttgraph.ops.Adjacency` and on rows that need not exist."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class EmbeddingRows:
         self._embedding, self._node_ids = embedding, node_ids
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The rows times a weight as of :class:`torch.nn.Linear`.  # (nodes, out_features)"""
+        """The rows times a weight as of :class:`torch.nn.Linear`."""  # (nodes, out_features)
         if isinstance(self._embedding, TTEmbedding):
             product = self._embedding.linear(weight, self._node_ids)
             return product if bias is None else product + bias
         return F.linear(self.materialize(), weight, bias)
 
     def materialize(self) -> Tensor:
-        """The rows.  # (nodes, embedding_dim)"""
+        """The rows themselves."""  # (nodes, embedding_dim)
         if self._node_ids is not None:
             return self._embedding(self._node_ids)
         weight = self._embedding.weight

@@ -145,7 +145,7 @@ class TTEmbedding(nn.Module):
         return self._without_padding(tt_lookup_linear(cores, ids, weight, num_embeddings=self.num_embeddings), ids)
 
     def _without_padding(self, rows: Tensor, ids: Tensor | None = None) -> Tensor:
-        """The rows of ids, or of all, zeros where they are padding.  # (..., any)"""
+        """The rows of ids, or of all of them, zeros where they are padding."""  # (..., any)
         if self.padding_idx is None:
             return rows
         ids = torch.arange(len(rows), device=rows.device) if ids is None else ids

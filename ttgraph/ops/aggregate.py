@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -61,8 +61,9 @@ class Adjacency:
         """The same on another device."""
         if torch.device(device) == self.device:
             return self
-        parts = (self.offsets, self.neighbours, self.weights)
-        return replace(self, **dict(zip(("offsets", "neighbours", "weights"), (p.to(device) for p in parts), strict=True)))
+        return Adjacency(
+            self.offsets.to(device), self.neighbours.to(device), self.weights.to(device), self.num_sources
+        )
 
     def to_sparse(self, begin: int = 0, end: int | None = None) -> Tensor:
         """Rows ``begin`` to ``end`` as torch's own sparse matrix, without a copy of their entries."""

@@ -40,6 +40,11 @@ class NodeBatch:
         """Rows of the batch."""
         return self.adj.num_rows
 
+    def to(self, device: torch.device) -> NodeBatch:
+        """The same on another device."""
+        node_ids = None if self.node_ids is None else self.node_ids.to(device)
+        return NodeBatch(node_ids, self.adj.to(device), self.targets.to(device), self.labels.to(device))
+
 
 class FullBatch:
     """The whole graph as the one batch of every epoch.
@@ -51,7 +56,7 @@ class FullBatch:
 
     def __init__(self, data: Data, adj: Adjacency) -> None:
         targets = data.train_mask.nonzero().flatten()
-        self._batch = NodeBatch(None, adj, targets.to(adj.device), data.y[targets].to(adj.device))
+        self._batch = NodeBatch(None, adj, targets, data.y[targets]).to(adj.device)
         self.nodes_per_epoch = adj.num_rows
 
     def __len__(self) -> int:
@@ -108,7 +113,7 @@ class PartitionBatches:
                 continue
             adj = adjacency(self._model, part.csr, self._csr.degrees[part.node_ids])
             labels = self._data.y[part.node_ids[targets]]
-            yield NodeBatch(*(t.to(self._device) for t in (part.node_ids, adj, targets, labels)))
+            yield NodeBatch(part.node_ids, adj, targets, labels).to(self._device)
 
 
 class NeighborBatches:
@@ -160,7 +165,7 @@ class NeighborBatches:
             part = CSR.incoming(sample.edge_index, sample.num_nodes)
             adj = adjacency(self._model, part, self._csr.degrees[sample.n_id])
             targets = torch.arange(sample.batch_size)
-            yield NodeBatch(*(t.to(self._device) for t in (sample.n_id, adj, targets, sample.y[: sample.batch_size])))
+            yield NodeBatch(sample.n_id, adj, targets, sample.y[: sample.batch_size]).to(self._device)
 
 
 def make_batches(
