@@ -44,18 +44,19 @@ static void aggregate_rows(const T* x, const int64_t* offsets, int64_t num_rows,
                            const T* weights, int64_t width, const T* root, T* out) {
   const int64_t size = offsets[num_rows];
   const int64_t shares = count_shares((size + num_rows) * width, 1 << 16);
-  const auto first_row = [&](int64_t share) {  // rows count as much as neighbours: empty ones are written, too
-    int64_t low = 0, high = num_rows;
-    const int64_t work = share_begin(size + num_rows, shares, share);
-    while (low < high) {
-      const int64_t middle = low + (high - low) / 2;
-      if (offsets[middle] + middle < work)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
-  };
+  const auto first_row =
+      [&](int64_t share) {  // rows count as much as neighbours: empty ones are written, too
+        int64_t low = 0, high = num_rows;
+        const int64_t work = share_begin(size + num_rows, shares, share);
+        while (low < high) {
+          const int64_t middle = low + (high - low) / 2;
+          if (offsets[middle] + middle < work)
+            low = middle + 1;
+          else
+            high = middle;
+        }
+        return low;
+      };
   each_share(shares, [&](int64_t share) {
     const int64_t end = share + 1 == shares ? num_rows : first_row(share + 1);
     for (int64_t row = first_row(share); row < end; ++row) {
@@ -86,12 +87,11 @@ Tensor aggregate(Tensor x, std::vector<Tensor> matrix, std::vector<Tensor> /*tra
     const auto wide = [](const Tensor& rows) {
       return torch::stable::to(torch::stable::contiguous(rows), N::sum_type);
     };
-    const Tensor sources = wide(x), weights = wide(matrix[2]);
-    const std::optional<Tensor> start = root ? std::optional(wide(*root)) : std::nullopt;
+    const Tensor sources = wide(x), weights = wide(matrix[2]), start = wide(root.value_or(x));
     const Tensor sums = empty_rows(sources, num_rows, width);
     aggregate_rows(static_cast<const T*>(sources.const_data_ptr()), offsets, num_rows, neighbours,
                    static_cast<const T*>(weights.const_data_ptr()), width,
-                   start ? static_cast<const T*>(start->const_data_ptr()) : nullptr,
+                   root ? static_cast<const T*>(start.const_data_ptr()) : nullptr,
                    static_cast<T*>(sums.mutable_data_ptr()));
     out = torch::stable::to(sums, x.scalar_type());
   });

@@ -154,18 +154,21 @@ inline void prefetch(const Row* row, int64_t dim) {
 // Results of this size are not in the caches any more when someone reads them.
 constexpr int64_t kStreamBytes = 8 << 20;
 
-// A new table; large ones ask for large pages, whose faults are several times cheaper.
-inline Tensor empty_rows(const Tensor& like, int64_t num_rows, int64_t width) {
+// Asks for large pages under a new tensor that has room for them: their faults are several times cheaper.
+inline Tensor on_large_pages(Tensor fresh) {
   constexpr uintptr_t kLargePage = 2 << 20;
-  Tensor rows = torch::stable::new_empty(like, {num_rows, width});
-  const auto begin = reinterpret_cast<uintptr_t>(rows.data_ptr());
+  const auto begin = reinterpret_cast<uintptr_t>(fresh.data_ptr());
   const uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
-  const uintptr_t bytes = static_cast<uintptr_t>(num_rows * width) * rows.element_size();
+  const uintptr_t bytes = static_cast<uintptr_t>(fresh.numel()) * fresh.element_size();
 #ifdef MADV_HUGEPAGE
   if (begin + bytes > first + kLargePage)
     madvise(reinterpret_cast<void*>(first), begin + bytes - first, MADV_HUGEPAGE);
 #endif
-  return rows;
+  return fresh;
+}
+
+inline Tensor empty_rows(const Tensor& like, int64_t num_rows, int64_t width) {
+  return on_large_pages(torch::stable::new_empty(like, {num_rows, width}));
 }
 
 }  // namespace ttgraph

@@ -58,8 +58,7 @@ void column_panels(int64_t columns, int64_t count, int64_t ahead, const int64_t*
     if (root) root += W * NV;
   }
   if constexpr (NV > 1) {
-    if (columns)
-      column_panels<T, W, NV / 2>(columns, count, ahead, neighbours, weights, x, width, root, out);
+    if (columns) column_panels<T, W, NV / 2>(columns, count, ahead, neighbours, weights, x, width, root, out);
   } else if constexpr (W > 1) {
     if (columns) column_panels<T, W / 2, 1>(columns, count, ahead, neighbours, weights, x, width, root, out);
   }
@@ -68,8 +67,8 @@ void column_panels(int64_t columns, int64_t count, int64_t ahead, const int64_t*
 template <class T>
 void weighted_sum(int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights, const T* x,
                   int64_t width, const T* root, T* out) {
-  column_panels<T, kVectorBytes / static_cast<int>(sizeof(T)), kMostVectors>(
-      width, count, ahead, neighbours, weights, x, width, root, out);
+  column_panels<T, kVectorBytes / static_cast<int>(sizeof(T)), kMostVectors>(width, count, ahead, neighbours,
+                                                                             weights, x, width, root, out);
 }
 
 // Entries are numbered in blocks; a block has a key of 64 bits, and its entries are told apart by 16.

@@ -19,7 +19,7 @@ Tensor relu_dropout(Tensor x, double p, int64_t seed) {  // any shape -> the sam
     using N = decltype(numbers);
     using T = typename N::T;
     const Tensor wide = torch::stable::to(x, N::sum_type);
-    const Tensor result = torch::stable::empty_like(wide);
+    const Tensor result = on_large_pages(torch::stable::empty_like(wide));
     const T* const from = static_cast<const T*>(wide.const_data_ptr());
     T* const to = static_cast<T*>(result.mutable_data_ptr());
     torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
@@ -32,8 +32,8 @@ Tensor relu_dropout(Tensor x, double p, int64_t seed) {  // any shape -> the sam
 
 Tensor relu_dropout_backward(Tensor grad, Tensor out, double p) {  // any shape -> the same
   constexpr const char* op = "relu_dropout_backward";
-  require(grad.numel() == out.numel() && grad.scalar_type() == out.scalar_type() && same_device(grad, out), op,
-          " needs grad as out is, which has ", out.numel(), " entries; got ", grad.numel());
+  require(grad.numel() == out.numel() && grad.scalar_type() == out.scalar_type() && same_device(grad, out),
+          op, " needs grad as out is, which has ", out.numel(), " entries; got ", grad.numel());
   grad = torch::stable::contiguous(grad);
   Tensor x_grad;
   with_numbers(op, grad.scalar_type(), [&](auto numbers) {
@@ -41,7 +41,7 @@ Tensor relu_dropout_backward(Tensor grad, Tensor out, double p) {  // any shape 
     using T = typename N::T;
     const auto wide = [](const Tensor& part) { return torch::stable::to(part, N::sum_type); };
     const Tensor wide_grad = wide(grad), wide_out = wide(torch::stable::contiguous(out));
-    const Tensor result = torch::stable::empty_like(wide_grad);
+    const Tensor result = on_large_pages(torch::stable::empty_like(wide_grad));
     const T* const from = static_cast<const T*>(wide_grad.const_data_ptr());
     const T* const kept = static_cast<const T*>(wide_out.const_data_ptr());
     T* const to = static_cast<T*>(result.mutable_data_ptr());

@@ -16,6 +16,7 @@ from ttgraph.tensor_train import to_matrix
 
 # Contenders in plain torch gather a matrix per id. In chunks of about this size they are fastest on the CPU, and fit.
 _CHUNK_BYTES = {"cpu": 1 << 24, "cuda": 1 << 32}
+_MOST_BYTES = 1 << 31  # of the matrices of all ids at once, where they are not taken in chunks
 _LEARNING_RATE = 1e-30  # a step does all its work and changes nothing, so that what is timed stays what was checked
 _TOLERANCE = 1e-4  # of the relative error, in the Frobenius norm; float32 is far below, tf32 above
 
@@ -91,12 +92,16 @@ class Ours(Contender):
 
 
 class Chunked(Contender):
-    """A contender that holds a matrix for every id at once."""
+    """A contender that holds a matrix for every id at once, in chunks of the size that suits it best."""
 
     def prepare(self) -> None:
         super().prepare()
         widest = max(core[0].numel() * core.element_size() for core in self.truth)
-        self.chunk = max(1, _CHUNK_BYTES[self.truth[0].device.type] // widest)
+        self.chunk = max(1, self.chunk_bytes() // widest)
+
+    def chunk_bytes(self) -> int:
+        """Bytes of the matrices of a chunk."""
+        return _CHUNK_BYTES[self.truth[0].device.type]
 
 
 class Reference(Chunked):
@@ -109,9 +114,9 @@ class Reference(Chunked):
 
 
 class GatherBmm(Chunked):
-    """What one writes in plain torch: gather the slices of every id, and multiply them in batches."""
+    """Plain torch, tuned: gather the slices of every id and multiply them in batches, a chunk of ids at a time."""
 
-    name = "gather + bmm"
+    name = "gather + bmm in chunks"
 
     def rows(self, ids: Tensor) -> Tensor:
         rows = None
@@ -120,6 +125,15 @@ class GatherBmm(Chunked):
             rows = slices if rows is None else torch.bmm(rows, slices)
             rows = rows.reshape(len(ids), -1, core.shape[3])
         return rows.squeeze(2)
+
+
+class GatherBmmAtOnce(GatherBmm):
+    """What one writes in plain torch: the same for all ids, as far as memory goes."""
+
+    name = "gather + bmm"
+
+    def chunk_bytes(self) -> int:
+        return _MOST_BYTES
 
 
 class Dense(Contender):

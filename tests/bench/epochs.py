@@ -16,7 +16,7 @@ from contenders import Mismatch, Unavailable
 from report import Row
 from run import EMBEDDING_DIM, Run, ratio_columns
 
-_ROW_FACTORS = (1024, 13, 13)
+EPOCH_ROW_FACTORS = (1024, 13, 13)
 _HIDDEN, _LAYERS, _RANK = 128, 3, 16
 _RATE = 1e-30  # a step does all its work and changes nothing
 
@@ -42,20 +42,20 @@ def epochs_of_arxiv(run: Run, batching: str) -> Iterator[Row]:
     except ImportError as error:
         raise Unavailable(f"an epoch needs the whole of ttgraph: {error}") from error
     data = load_dataset(path)
-    data = metis_order(data.edge_index, data.num_nodes, _ROW_FACTORS).apply(data)
+    data = metis_order(data.edge_index, data.num_nodes, EPOCH_ROW_FACTORS).apply(data)
     csr = CSR.incoming(data.edge_index, data.num_nodes)
     if batching == "full":
         whole = FullBatch(data, adjacency("sage", csr).to(run.device))
         batches = list(whole.epoch(0))
     else:
         parts = PartitionBatches(
-            data, csr, _ROW_FACTORS, model="sage", num_batches=16, seed=0, device=torch.device(run.device)
+            data, csr, EPOCH_ROW_FACTORS, model="sage", num_batches=16, seed=0, device=torch.device(run.device)
         )
         batches = list(parts.epoch(0))
 
     torch.manual_seed(0)
     shape = dict(hidden=_HIDDEN, layers=_LAYERS)
-    tt = TTEmbedding(data.num_nodes, EMBEDDING_DIM, rank=_RANK, row_factors=_ROW_FACTORS, std=0.1)
+    tt = TTEmbedding(data.num_nodes, EMBEDDING_DIM, rank=_RANK, row_factors=EPOCH_ROW_FACTORS, std=0.1)
     dense = torch.nn.Embedding(data.num_nodes, EMBEDDING_DIM, _weight=tt.weight.detach().clone())
     ours = NodeClassifier(tt, make_gnn("sage", EMBEDDING_DIM, data.num_classes, **shape)).to(run.device)
     ours_dense = NodeClassifier(dense, make_gnn("sage", EMBEDDING_DIM, data.num_classes, **shape)).to(run.device)

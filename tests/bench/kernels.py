@@ -8,9 +8,10 @@ compared with `ttgraph/ops/reference.py`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import contenders
 import ids as patterns
 import report
 from contenders import Contender, Mismatch, Unavailable, check, check_rows
-from epochs import epochs_of_arxiv
+from epochs import EPOCH_ROW_FACTORS, epochs_of_arxiv
 from report import Row
 from run import EMBEDDING_DIM, Run, ratio_columns
 from ttgraph.ops import tt_lookup, tt_materialize
@@ -30,7 +31,7 @@ from ttgraph.shape import TTShape
 from ttgraph.tensor_train import to_matrix
 
 _BATCH = 100_000
-_RIVAL_BATCH = 10_000  # contenders that hold a matrix per id take seconds for more, and as long per id
+_RIVAL_BATCHES = (10_000, 100_000)
 _LARGEST_DENSE = 1 << 31  # bytes of a dense table that is still built for a comparison
 
 
@@ -43,16 +44,17 @@ def over_dense(run: Run, contender: type[Contender], what: str) -> Iterator[Row]
         yield run.versus(what, run.setup(contenders.Ours, shape), dense, ids, rank=rank)
 
 
-def over_rival(run: Run, contender: type[Contender], what: str = "backward") -> Iterator[Row]:
-    for rank in run.ranks:
+def over_rival(run: Run, kinds: Sequence[type[Contender]], what: str = "backward") -> Iterator[Row]:
+    for rank, kind in itertools.product(run.ranks, kinds):
         shape = run.shape(rank)
-        ours, rival = run.setup(contenders.Ours, shape), run.setup(contender, shape)
-        rows = [
-            run.versus(what, ours, rival, ids, rank=rank, pattern=pattern)
-            for pattern, ids in run.all_patterns(shape, run.batch(_RIVAL_BATCH))
-        ]
-        worst = max(row["ratio"] for row in rows)
-        yield from ({**row, "worst": row["ratio"] == worst} for row in rows)
+        ours, rival = run.setup(contenders.Ours, shape), run.setup(kind, shape)
+        for batch in dict.fromkeys(run.batch(size) for size in _RIVAL_BATCHES):
+            rows = [
+                run.versus(what, ours, rival, ids, rank=rank, pattern=pattern)
+                for pattern, ids in run.all_patterns(shape, batch)
+            ]
+            worst = max(row["ratio"] for row in rows)
+            yield from ({**row, "worst": row["ratio"] == worst} for row in rows)
 
 
 def materialize(run: Run) -> Iterator[Row]:
@@ -123,10 +125,15 @@ def neighbour_blocks(run: Run) -> Iterator[Row]:
         from ttgraph.data.npz import load_npz
 
         data = load_npz(path)
-        shape = TTShape.plan(data.num_nodes, EMBEDDING_DIM, rank=32)
-        blocks = patterns.neighbour_blocks(data.edge_index, data.num_nodes, shape.row_factors)
+        for row_factors in (None, EPOCH_ROW_FACTORS):
+            shape = TTShape.plan(data.num_nodes, EMBEDDING_DIM, rank=32, row_factors=row_factors)
+            blocks = patterns.neighbour_blocks(data.edge_index, data.num_nodes, shape.row_factors)
+            yield from _metis_over_random(run, shape, blocks)
     except ImportError as error:
         raise Unavailable(f"sampling neighbourhoods needs PyG, scipy and pymetis: {error}") from error
+
+
+def _metis_over_random(run: Run, shape: TTShape, blocks: dict[str, dict[str, list[Tensor]]]) -> Iterator[Row]:
     ours = run.setup(contenders.Ours, shape)
 
     def train_on(pairs: list[tuple[Tensor, Tensor]]) -> None:
@@ -146,6 +153,7 @@ def neighbour_blocks(run: Run) -> Iterator[Row]:
             for order, some in pairs.items()
         }
         yield {
+            "row_factors": "x".join(map(str, shape.row_factors)),
             "rank": 32,
             "seeds": seeds,
             "ids": sum(len(ids) for ids, _ in pairs["metis"]),
@@ -282,8 +290,11 @@ class Figure(NamedTuple):
 FIGURES = {
     1: Figure("forward over a dense table", partial(over_dense, contender=contenders.Dense, what="forward")),
     2: Figure("step over a dense table", partial(over_dense, contender=contenders.DenseSparseAdam, what="step")),
-    3: Figure("forward and backward over gather + bmm", partial(over_rival, contender=contenders.GatherBmm)),
-    4: Figure("forward and backward over tensorly-torch", partial(over_rival, contender=contenders.TensorlyTorch)),
+    3: Figure(
+        "forward and backward over gather + bmm",
+        partial(over_rival, kinds=(contenders.GatherBmmAtOnce, contenders.GatherBmm)),
+    ),
+    4: Figure("forward and backward over tensorly-torch", partial(over_rival, kinds=[contenders.TensorlyTorch])),
     5: Figure("the whole table over torch's GEMM and permute", materialize),
     6: Figure("share of the machine's own sgemm, forward of the whole sweep", gemm_share),
     7: Figure("two threads over one", two_threads),
@@ -292,9 +303,9 @@ FIGURES = {
     10: Figure("roofline", roofline),
     11: Figure("against the size of the batch", batch_size),
     12: Figure("against sharing", sharing),
-    13: Figure("step over FBTT-Embedding", partial(over_rival, contender=contenders.FBTT, what="step")),
-    14: Figure("step over EcoRec", partial(over_rival, contender=contenders.EcoRec, what="step")),
-    15: Figure("forward and backward over the reference", partial(over_rival, contender=contenders.Reference)),
+    13: Figure("step over FBTT-Embedding", partial(over_rival, kinds=[contenders.FBTT], what="step")),
+    14: Figure("step over EcoRec", partial(over_rival, kinds=[contenders.EcoRec], what="step")),
+    15: Figure("forward and backward over the reference", partial(over_rival, kinds=[contenders.Reference])),
     16: Figure("a full-batch epoch of ogbn-arxiv over plain PyG", partial(epochs_of_arxiv, batching="full")),
     17: Figure("the same in batches of parts", partial(epochs_of_arxiv, batching="partition")),
 }

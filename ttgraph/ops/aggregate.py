@@ -61,9 +61,7 @@ class Adjacency:
         """The same on another device."""
         if torch.device(device) == self.device:
             return self
-        return Adjacency(
-            self.offsets.to(device), self.neighbours.to(device), self.weights.to(device), self.num_sources
-        )
+        return Adjacency(self.offsets.to(device), self.neighbours.to(device), self.weights.to(device), self.num_sources)
 
     def to_sparse(self, begin: int = 0, end: int | None = None) -> Tensor:
         """Rows ``begin`` to ``end`` as torch's own sparse matrix, without a copy of their entries."""
