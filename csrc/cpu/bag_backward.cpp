@@ -9,7 +9,6 @@ template <class T, class Row_>
 class BagGradients {
  public:
   using Row = Row_;
-  static constexpr bool kPlain = false;
 
   BagGradients(const Cores<T>& cores, const SortedIds& ids, const Bags<T>& bags, const Row* grad,
                const int64_t* winners, T* weight_grads)

@@ -14,24 +14,22 @@ static void embedding_bag(const Cores<T>& cores, const Bags<T>& bags, int64_t nu
     std::vector<T> factors(rows_per_block(shape));
     std::vector<T*> targets(rows_per_block(shape));
     const Entry* const entries = ids.entries.get();
-    each_block(
-        cores, ids, entries + ids.bounds[share], entries + ids.bounds[share + 1],
-        [&](const Entry&, T* row) { return row; },
-        [&](const Entry* block, int64_t count, T* rows) {
-          const int64_t columns = count * width;
-          if (bags.is_max) {
-            for (int64_t e = 0; e < count; ++e) {
-              const int64_t first = bags.bag(block[e].row) * dim;
-              arithmetic<T>().take_larger(block[e].row, rows + e * width, columns, height, width, out + first,
-                                          winners + first);
-            }
-            return;
-          }
-          for (int64_t e = 0; e < count; ++e) targets[e] = out + bags.bag(block[e].row) * dim;
-          if (bags.factors(block, count, factors.data()))
-            arithmetic<T>().scale_blocks(factors.data(), count, height, width, rows, columns);
-          arithmetic<T>().add_blocks(targets.data(), count, height, width, rows, columns);
-        });
+    each_block(cores, ids, entries + ids.bounds[share], entries + ids.bounds[share + 1],
+               [&](const Entry* block, int64_t count, T* rows) {
+                 const int64_t columns = count * width;
+                 if (bags.is_max) {
+                   for (int64_t e = 0; e < count; ++e) {
+                     const int64_t first = bags.bag(block[e].row) * dim;
+                     arithmetic<T>().take_larger(block[e].row, rows + e * width, columns, height, width,
+                                                 out + first, winners + first);
+                   }
+                   return;
+                 }
+                 for (int64_t e = 0; e < count; ++e) targets[e] = out + bags.bag(block[e].row) * dim;
+                 if (bags.factors(block, count, factors.data()))
+                   arithmetic<T>().scale_blocks(factors.data(), count, height, width, rows, columns);
+                 arithmetic<T>().add_blocks(targets.data(), count, height, width, rows, columns);
+               });
   });
 }
 

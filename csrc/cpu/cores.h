@@ -112,10 +112,10 @@ inline int64_t rows_per_block(const TTShape& shape) {
 
 // The rows of sorted entries, a block of one prefix at a time: use(block, count, rows) gets the entries
 // of a block, and their rows side by side as (embedding_dim / width, count * width), where width is
-// the columns of the last core. A row that is alone in its block is written to where alone(entry) says.
-template <class T, class Alone, class Use>
+// the columns of the last core.
+template <class T, class Use>
 void each_block(const Cores<T>& cores, const SortedIds& ids, const Entry* entry, const Entry* end,
-                const Alone& alone, const Use& use) {
+                const Use& use) {
   const TTShape& shape = cores.shape;
   const int64_t rank = shape.ranks[shape.last()], width = shape.cols[shape.last()];
   const int64_t height = shape.embedding_dim / width, most = rows_per_block(shape);
@@ -130,16 +130,10 @@ void each_block(const Cores<T>& cores, const SortedIds& ids, const Entry* entry,
       int64_t count = 0;
       for (; count < most && entry < end && ids.place(*entry) == place; ++entry, ++count)
         sources[count] = cores.slice(shape.last(), ids.suffix(*entry));
-      // Where prefixes are hardly shared, most rows are alone: their slice needs no gathering.
-      const T* beside = sources[0];
-      if (count > 1) {
-        moves<T, T>().gather(sources.data(), count, rank, width, slices.data(), count * width);
-        beside = slices.data();
-      }
-      T* const to = count > 1 ? rows.data() : alone(*block, rows.data());
-      arithmetic<T>().gemm(height, count * width, rank, product.value(), rank, 1, beside, count * width, to,
-                           count * width, false);
-      if (count > 1 || to == rows.data()) use(block, count, to);
+      moves<T, T>().gather(sources.data(), count, rank, width, slices.data(), count * width);
+      arithmetic<T>().gemm(height, count * width, rank, product.value(), rank, 1, slices.data(),
+                           count * width, rows.data(), count * width, false);
+      use(block, count, rows.data());
     }
   }
 }

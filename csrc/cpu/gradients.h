@@ -171,12 +171,6 @@ void add_gradients(const Cores<T>& cores, const Cores<T>& transposed, const Sort
       const int64_t columns = count * width;
       moves<T, Row>().gather(sources.data(), count, height, width, rows.data(), columns);
       source.mask(block, count, rows.data());
-      if (Source::kPlain && count == 1) {  // nothing to weigh, so nothing to keep apart
-        arithmetic<T>().gemm(rank, width, height, prefix.product(), 1, rank, rows.data(), width, targets[0],
-                             width, true);
-        prefix.add(rows.data(), width, slice_sources[0]);
-        continue;
-      }
       arithmetic<T>().gemm(rank, columns, height, prefix.product(), 1, rank, rows.data(), columns,
                            slice_grads.data(), columns, false);
       // One block of width * rank numbers after another is the (columns, rank) factor.

@@ -7,7 +7,6 @@ namespace ttgraph {
 template <class T, class Row_>
 struct RowGradients {
   using Row = Row_;
-  static constexpr bool kPlain = true;
   const Row* grad;
   int64_t dim;
 

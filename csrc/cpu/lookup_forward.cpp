@@ -12,19 +12,13 @@ static void lookup(const Cores<T>& cores, const SortedIds& ids, int64_t size, Ro
   each_share(shares, [&](int64_t share) {
     std::vector<Row*> targets(rows_per_block(shape));
     const Entry* const entries = ids.entries.get();
-    each_block(
-        cores, ids, entries + share_begin(size, shares, share),
-        entries + share_begin(size, shares, share + 1),
-        [&](const Entry& entry, T* row) {
-          if constexpr (std::is_same_v<T, Row>)
-            return stream ? row : out + entry.row * dim;
-          else
-            return row;
-        },
-        [&](const Entry* block, int64_t count, const T* rows) {
-          for (int64_t e = 0; e < count; ++e) targets[e] = out + block[e].row * dim;
-          moves<T, Row>().scatter(targets.data(), count, dim / width, width, rows, count * width, stream);
-        });
+    each_block(cores, ids, entries + share_begin(size, shares, share),
+               entries + share_begin(size, shares, share + 1),
+               [&](const Entry* block, int64_t count, const T* rows) {
+                 for (int64_t e = 0; e < count; ++e) targets[e] = out + block[e].row * dim;
+                 moves<T, Row>().scatter(targets.data(), count, dim / width, width, rows, count * width,
+                                         stream);
+               });
   });
 }
 
