@@ -67,12 +67,13 @@ class Bags {
 
   int64_t bag(int64_t row) const { return bag_[row]; }
 
-  // Factors of a block of entries; false where all of them are 1.
-  bool factors(const Entry* block, int64_t count, T* to) const {
-    if (!weights_ && means_.empty()) return false;
+  // Whether factors differ from 1.
+  bool weighs() const { return weights_ || !means_.empty(); }
+
+  // Factors of a block of entries.
+  void factors(const Entry* block, int64_t count, T* to) const {
     for (int64_t e = 0; e < count; ++e)
       to[e] = weights_ ? weights_[block[e].row] : means_[bag_[block[e].row]];
-    return true;
   }
 
   const int64_t num_bags, num_ids;

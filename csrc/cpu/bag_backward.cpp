@@ -18,7 +18,7 @@ class BagGradients {
         grad_(grad),
         winners_(winners),
         weight_grads_(weight_grads),
-        factors_(rows_per_block(cores.shape)) {}
+        factors_(rows_per_gathered_block(cores.shape)) {}
 
   const Row* row(int64_t row) const { return grad_ + bags_.bag(row) * cores_.shape.embedding_dim; }
 
@@ -36,9 +36,12 @@ class BagGradients {
     }
   }
 
+  bool weighs() const { return bags_.weighs(); }
+
   // The gradient of a weight is the row times that of its bag; the slice times its gradient is the same.
   void weigh(const Entry* block, int64_t count, T* slices, T* slice_grads) const {
-    if (!bags_.factors(block, count, factors_.data())) return;
+    if (!weighs()) return;
+    bags_.factors(block, count, factors_.data());
     const TTShape& shape = cores_.shape;
     const int64_t rank = shape.ranks[shape.last()], width = shape.cols[shape.last()];
     for (int64_t e = 0; e < count && weight_grads_; ++e) {

@@ -11,8 +11,8 @@ static void embedding_bag(const Cores<T>& cores, const Bags<T>& bags, int64_t nu
   const int64_t shares = count_shares(bags.num_ids * dim * shape.ranks[shape.last()], 1 << 16);
   const SortedIds ids = bags.sort(bags.split(shares), num_embeddings);
   each_share(shares, [&](int64_t share) {
-    std::vector<T> factors(rows_per_block(shape));
-    std::vector<T*> targets(rows_per_block(shape));
+    std::vector<T> factors(rows_per_gathered_block(shape));
+    std::vector<T*> targets(rows_per_gathered_block(shape));
     const Entry* const entries = ids.entries.get();
     each_block(cores, ids, entries + ids.bounds[share], entries + ids.bounds[share + 1],
                [&](const Entry* block, int64_t count, T* rows) {
@@ -26,8 +26,10 @@ static void embedding_bag(const Cores<T>& cores, const Bags<T>& bags, int64_t nu
                    return;
                  }
                  for (int64_t e = 0; e < count; ++e) targets[e] = out + bags.bag(block[e].row) * dim;
-                 if (bags.factors(block, count, factors.data()))
+                 if (bags.weighs()) {
+                   bags.factors(block, count, factors.data());
                    arithmetic<T>().scale_blocks(factors.data(), count, height, width, rows, columns);
+                 }
                  arithmetic<T>().add_blocks(targets.data(), count, height, width, rows, columns);
                });
   });

@@ -140,7 +140,7 @@ class PrefixGradient {
 // what becomes of the gradients of the rows:
 //   row(r) is where that of requested row r begins;
 //   mask(block, count, rows) may change those of a block of entries, gathered side by side;
-//   weigh(block, count, slices, slice_grads) may change the two factors of what they add:
+//   weigh(block, count, slices, slice_grads) may change the two factors of what they add, where weighs():
 //     slices (count * width, rank), transposed, and slice_grads (rank, count * width).
 template <class T, class Source>
 void add_gradients(const Cores<T>& cores, const Cores<T>& transposed, const SortedIds& ids,
@@ -150,7 +150,7 @@ void add_gradients(const Cores<T>& cores, const Cores<T>& transposed, const Sort
   const TTShape& shape = cores.shape;
   const int64_t last = shape.last(), rank = shape.ranks[last], width = shape.cols[last],
                 dim = shape.embedding_dim;
-  const int64_t height = dim / width, most = rows_per_block(shape);
+  const int64_t height = dim / width, most = rows_per_gathered_block(shape);
   PrefixGradient<T> prefix(cores, transposed, grads, share);
   std::vector<T> rows(dim * most), slices(rank * width * most), slice_grads(rank * width * most);
   std::vector<const Row*> sources(most);
@@ -171,6 +171,12 @@ void add_gradients(const Cores<T>& cores, const Cores<T>& transposed, const Sort
       const int64_t columns = count * width;
       moves<T, Row>().gather(sources.data(), count, height, width, rows.data(), columns);
       source.mask(block, count, rows.data());
+      if (count == 1 && !source.weighs()) {  // nothing to gather, nothing to change
+        arithmetic<T>().gemm(rank, width, height, prefix.product(), 1, rank, rows.data(), width, targets[0],
+                             width, true);
+        prefix.add(rows.data(), width, slice_sources[0]);
+        continue;
+      }
       arithmetic<T>().gemm(rank, columns, height, prefix.product(), 1, rank, rows.data(), columns,
                            slice_grads.data(), columns, false);
       // One block of width * rank numbers after another is the (columns, rank) factor.

@@ -12,6 +12,7 @@ struct RowGradients {
 
   const Row* row(int64_t row) const { return grad + row * dim; }
   void mask(const Entry*, int64_t, T*) const {}
+  bool weighs() const { return false; }
   void weigh(const Entry*, int64_t, T*, T*) const {}
 };
 

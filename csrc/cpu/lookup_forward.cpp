@@ -10,7 +10,7 @@ static void lookup(const Cores<T>& cores, const SortedIds& ids, int64_t size, Ro
   const int64_t shares = count_shares(size * dim * shape.ranks[shape.last()], 1 << 16);
   const bool stream = size * dim * static_cast<int64_t>(sizeof(Row)) >= kStreamBytes;
   each_share(shares, [&](int64_t share) {
-    std::vector<Row*> targets(rows_per_block(shape));
+    std::vector<Row*> targets(rows_per_gathered_block(shape));
     const Entry* const entries = ids.entries.get();
     each_block(cores, ids, entries + share_begin(size, shares, share),
                entries + share_begin(size, shares, share + 1),
