@@ -7,18 +7,26 @@
 namespace ttgraph {
 
 namespace portable {
-extern const ArithmeticTables tables;
-}
+extern const ArithmeticTables arithmetic_tables;
+extern const MoveTables move_tables;
+}  // namespace portable
 #ifdef TTGRAPH_X86
 namespace avx2 {
-extern const ArithmeticTables tables;
-}
+extern const ArithmeticTables arithmetic_tables;
+extern const MoveTables move_tables;
+}  // namespace avx2
 namespace avx512 {
-extern const ArithmeticTables tables;
-}
+extern const ArithmeticTables arithmetic_tables;
+extern const MoveTables move_tables;
+}  // namespace avx512
 #endif
 
-static const ArithmeticTables& best_tables() {
+struct Tables {
+  const ArithmeticTables& arithmetic;
+  const MoveTables& moves;
+};
+
+static Tables best_tables() {
 #ifdef TTGRAPH_X86
   // TTGRAPH_ISA=avx2 or portable asks for less than the machine has: to test, or to reproduce another.
   const char* const asked = std::getenv("TTGRAPH_ISA");
@@ -26,36 +34,36 @@ static const ArithmeticTables& best_tables() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_avx2 && has_avx512 && most == "avx512") return avx512::tables;
-  if (has_avx2 && most != "portable") return avx2::tables;
+  if (has_avx2 && has_avx512 && most == "avx512") return {avx512::arithmetic_tables, avx512::move_tables};
+  if (has_avx2 && most != "portable") return {avx2::arithmetic_tables, avx2::move_tables};
 #endif
-  return portable::tables;
+  return {portable::arithmetic_tables, portable::move_tables};
 }
 
-static const ArithmeticTables& tables() {
-  static const ArithmeticTables& best = best_tables();
+static const Tables& tables() {
+  static const Tables best = best_tables();
   return best;
 }
 
 template <>
 const Arithmetic<float>& arithmetic() {
-  return tables().float32;
+  return tables().arithmetic.float32;
 }
 template <>
 const Arithmetic<double>& arithmetic() {
-  return tables().float64;
+  return tables().arithmetic.float64;
 }
 template <>
 const Moves<float, float>& moves() {
-  return tables().rows_float32;
+  return tables().moves.float32;
 }
 template <>
 const Moves<double, double>& moves() {
-  return tables().rows_float64;
+  return tables().moves.float64;
 }
 template <>
 const Moves<float, BFloat16>& moves() {
-  return tables().rows_bfloat16;
+  return tables().moves.bfloat16;
 }
 
 }  // namespace ttgraph
