@@ -9,8 +9,11 @@
 
 namespace ttgraph {
 
-// A bfloat16 number as stored; sums are kept in float.
+// Narrow numbers as stored; their sums are kept in float.
 struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
   uint16_t bits;
 };
 
@@ -57,6 +60,7 @@ struct MoveTables {
   Moves<float, float> float32;
   Moves<double, double> float64;
   Moves<float, BFloat16> bfloat16;
+  Moves<float, Float16> float16;
 };
 
 }  // namespace ttgraph

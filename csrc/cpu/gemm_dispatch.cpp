@@ -1,4 +1,8 @@
 // Chooses the instruction set, once, when first asked.
+#ifdef TTGRAPH_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string_view>
 
@@ -26,6 +30,14 @@ struct Tables {
   const MoveTables& moves;
 };
 
+#ifdef TTGRAPH_X86
+// By hand: Clang before 18 and GCC before 11 do not know __builtin_cpu_supports("f16c").
+static bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
 static Tables best_tables() {
 #ifdef TTGRAPH_X86
   // TTGRAPH_ISA=avx2 or portable asks for less than the machine has: to test, or to reproduce another.
@@ -33,7 +45,7 @@ static Tables best_tables() {
   const std::string_view most = asked ? asked : "avx512";
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (has_avx2 && has_avx512 && most == "avx512") return {avx512::arithmetic_tables, avx512::move_tables};
   if (has_avx2 && most != "portable") return {avx2::arithmetic_tables, avx2::move_tables};
 #endif
@@ -64,6 +76,10 @@ const Moves<double, double>& moves() {
 template <>
 const Moves<float, BFloat16>& moves() {
   return tables().moves.bfloat16;
+}
+template <>
+const Moves<float, Float16>& moves() {
+  return tables().moves.float16;
 }
 
 }  // namespace ttgraph
