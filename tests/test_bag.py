@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import reference, tt_embedding_bag, tt_lookup
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 MODES = ["sum", "mean", "max"]
 
 
@@ -24,11 +24,12 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def make_cores(row_factors, col_factors, ranks, dtype=torch.float64, seed=0, whole=False) -> list[Tensor]:
-    """Random cores; of small whole numbers on demand, which are exact in every dtype and tie often."""
+    """Random cores whose rows are of size 1, or of small whole numbers, exact in every dtype, which tie often."""
     generator = seeded(seed)
     sizes = list(zip(row_factors, ranks, col_factors, ranks[1:], strict=False))
     cores = [torch.randn(size, dtype=torch.float64, generator=generator) for size in sizes]
-    return [(core.round() if whole else core).to(dtype).requires_grad_() for core in cores]
+    cores = [core.round() if whole else core / math.sqrt(core.shape[-1]) for core in cores]
+    return [core.to(dtype).requires_grad_() for core in cores]
 
 
 def small_cores(dtype=torch.float64) -> list[Tensor]:
@@ -47,7 +48,7 @@ def assert_as_torch(cores, ids, offsets=None, *, num_embeddings=None, mode="mean
     """Values and gradients are those of torch on the table in float64, as exact as their dtype allows.
 
     An entry may err by the roundings of a sum, measured by the sum of the absolute values of its
-    terms, and where the result is bfloat16 by one rounding of it.
+    terms, and where the result has 16 bits by one rounding of it.
     """
     dtype = cores[0].dtype
     leaves = [*cores] if weights is None else [*cores, weights]
@@ -66,13 +67,14 @@ def assert_as_torch(cores, ids, offsets=None, *, num_embeddings=None, mode="mean
         bags = F.embedding_bag(ids, table, offsets, mode=mode, per_sample_weights=per_sample, **options)
         return [bags, *torch.autograd.grad(bags, wide, change(outer.double()))]
 
-    sums = torch.finfo(torch.float32 if dtype == torch.bfloat16 else dtype).eps
-    result = 2**-8 if dtype == torch.bfloat16 else 0.0
+    narrow, least = dtype.itemsize == 2, torch.finfo(dtype).smallest_normal
+    sums = torch.finfo(torch.float32 if narrow else dtype).eps
+    result = torch.finfo(dtype).eps / 2 if narrow else 0.0
     bounds = expected(torch.abs, "sum" if mode == "max" else mode)
     for actual, want, size in zip(got, expected(torch.clone, mode), bounds, strict=True):
         assert actual.shape == want.shape
         error = (actual.double() - want).abs()
-        assert (error <= 40 * sums * size + result * want.abs()).all(), error.max()
+        assert (error <= 40 * sums * size + result * want.abs().clamp(min=least)).all(), error.max()
 
 
 @st.composite

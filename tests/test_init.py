@@ -89,7 +89,8 @@ def test_random_inits_follow_the_generator_and_dtype(draw):
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
-    check_cores(draw(shape, generator=seeded(), dtype=torch.bfloat16), shape, torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float16):
+        check_cores(draw(shape, generator=seeded(), dtype=dtype), shape, dtype)
 
 
 @pytest.mark.parametrize("draw", [init.gaussian, init.orthogonal])
@@ -192,12 +193,13 @@ def test_from_matrix_is_exact_where_ranks_suffice():
     assert error < 1e-5
 
 
-def test_from_matrix_to_a_scale_and_a_type():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_from_matrix_to_a_scale_and_a_type(dtype):
     shape = TTShape.plan(1000, 32, rank=8)
     matrix = torch.randn(1000, 32, generator=seeded())
     plain, plain_error = init.from_matrix(shape, matrix)
-    cores, error = init.from_matrix(shape, matrix, std=0.1, dtype=torch.bfloat16)
-    check_cores(cores, shape, torch.bfloat16)
+    cores, error = init.from_matrix(shape, matrix, std=0.1, dtype=dtype)
+    check_cores(cores, shape, dtype)
     assert rms(cores, shape) == pytest.approx(0.1, rel=0.02)
     factor = 0.1 / rms(plain, shape)
     table = to_matrix([core.float() for core in cores], 1000)
@@ -251,7 +253,8 @@ def test_spectral_scale_power_and_seed(power):
     check_cores(cores, shape)
     assert rms(cores, shape) == pytest.approx(0.3, rel=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(cores, again, strict=True))
-    check_cores(init.spectral(shape, edge_index, dtype=torch.bfloat16), shape, torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float16):
+        check_cores(init.spectral(shape, edge_index, dtype=dtype), shape, dtype)
 
 
 @pytest.mark.parametrize(

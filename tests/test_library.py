@@ -68,10 +68,10 @@ def test_same_results_with_and_without_the_library():
 
 
 @pytest.mark.skipif(not _library.HAS_LIBRARY, reason="the library was not built")
-@pytest.mark.parametrize("isa", ["portable", "avx2"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_every_instruction_set_computes_the_same(isa):
     names = "test_lookup_equals_reference or test_materialize_equals_reference or test_gradients_repeat"
-    names += " or test_equals_torch"
+    names += " or test_equals_torch or float16"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", names]
     done = subprocess.run(
         [*command, *(str(Path(__file__).with_name(name)) for name in ("test_ops.py", "test_bag.py"))],

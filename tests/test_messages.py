@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import Adjacency, aggregate, message_reference, relu_dropout
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
@@ -62,7 +62,7 @@ def test_aggregate_is_the_definition(device, sizes, channels, dtype, rooted):
     assert got.dtype == dtype
     grad = numbers(*expected.shape, dtype=dtype, seed=2, device=device).detach()
     tolerance = dict(atol=1e-9, rtol=1e-9) if dtype == torch.float64 else dict(atol=2e-4, rtol=1e-4)
-    tolerance = dict(atol=2e-1, rtol=2e-2) if dtype == torch.bfloat16 else tolerance
+    tolerance = dict(atol=2e-1, rtol=2e-2) if dtype in (torch.bfloat16, torch.float16) else tolerance
     torch.testing.assert_close(got.double(), expected, **tolerance)
     got_grads = torch.autograd.grad(got, leaves, grad)
     for actual, want in zip(got_grads, torch.autograd.grad(expected, wide, grad.double()), strict=True):
@@ -175,7 +175,7 @@ def test_dropout_draws_what_the_reference_draws(size, seed, dtype):
 @on_every_device
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_is_relu_and_dropout(device, p):
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # not that of the numbers: torch draws both from one stream
     x = numbers(1000, 1000, dtype=torch.float32, device=device).detach()
     out = relu_dropout(x, p)
     kept = out != 0

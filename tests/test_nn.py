@@ -126,7 +126,8 @@ def test_default_start_is_small_and_follows_the_default_dtype():
         assert TTEmbedding(10, 8).cores[0].dtype == nn.Embedding(10, 8).weight.dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
-    assert TTEmbedding(10, 8, dtype=torch.bfloat16)(torch.tensor([3])).dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16):
+        assert TTEmbedding(10, 8, dtype=dtype)(torch.tensor([3])).dtype == dtype
 
 
 def test_repr_tells_the_size():

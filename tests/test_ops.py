@@ -6,6 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -18,15 +19,16 @@ from torch import Tensor
 from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import reference, tt_lookup, tt_materialize
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def make_cores(row_factors, col_factors, ranks, dtype=torch.float64, seed=0, device="cpu") -> list[Tensor]:
+    """Random cores whose rows are of size 1, whatever the ranks: float16 ends at 65504."""
     generator = torch.Generator().manual_seed(seed)
     sizes = zip(row_factors, ranks, col_factors, ranks[1:], strict=False)
-    numbers = [torch.randn(size, dtype=torch.float64, generator=generator) for size in sizes]
+    numbers = [torch.randn(size, dtype=torch.float64, generator=generator) / math.sqrt(size[-1]) for size in sizes]
     return [core.to(device, dtype).requires_grad_() for core in numbers]
 
 
@@ -51,7 +53,7 @@ def assert_exact(op, truth, cores) -> None:
     """Rows, and gradients of a random weighted sum of them, are as exact as their dtype allows.
 
     The truth is computed in float64. An entry may err by the roundings of a sum, measured by the
-    sum of the absolute values of its terms, and where the result is bfloat16 by one rounding of it.
+    sum of the absolute values of its terms, and where the result has 16 bits by one rounding of it.
     """
     dtype = cores[0].dtype
     rows = op(cores)
@@ -65,12 +67,13 @@ def assert_exact(op, truth, cores) -> None:
         rows = truth(wide)
         return [rows, *torch.autograd.grad(rows, wide, change(weight.double()))]
 
-    sums = torch.finfo(torch.float32 if dtype == torch.bfloat16 else dtype).eps
-    result = 2**-8 if dtype == torch.bfloat16 else 0.0
+    narrow, least = dtype.itemsize == 2, torch.finfo(dtype).smallest_normal
+    sums = torch.finfo(torch.float32 if narrow else dtype).eps
+    result = torch.finfo(dtype).eps / 2 if narrow else 0.0
     for actual, want, size in zip(got, expected(torch.clone), expected(torch.abs), strict=True):
         assert actual.shape == want.shape
         error = (actual.double() - want).abs()
-        assert (error <= 40 * sums * size + result * want.abs()).all(), error.max()
+        assert (error <= 40 * sums * size + result * want.abs().clamp(min=least)).all(), error.max()
 
 
 @st.composite
@@ -138,6 +141,51 @@ def test_several_threads_share_the_work(row_factors, dtype):
             )
     finally:
         torch.set_num_threads(before)
+
+
+def every_float16() -> Tensor:
+    """All patterns of 16 bits, infinities and NaNs among them.  # (65536,)"""
+    return torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
+
+
+def float16_cores(numbers: Tensor, width: int, factors: Sequence[float] = (1.0,)) -> list[Tensor]:
+    """Cores whose rows, one after another, are the sums of the numbers times the factors.  # (len(factors), n)"""
+    padded = torch.nn.functional.pad(numbers, (0, -numbers.shape[1] % width)).view(len(factors), -1, width)
+    first = torch.tensor(factors, dtype=torch.float16).view(1, 1, 1, -1)
+    return [first, padded.transpose(0, 1).unsqueeze(-1).contiguous().requires_grad_()]
+
+
+# Widths of whole vectors, of half a vector, of single numbers, and of all of them.
+on_every_width = pytest.mark.parametrize("width", [1, 3, 4, 8, 31, 32])
+
+
+@on_every_width
+def test_every_float16_survives_both_directions(width):
+    """To float32 on the way in, back on the way out; zeros lose their sign when they are added to 0."""
+    cores = float16_cores(every_float16()[None], width)
+    want = cores[1].detach().view(-1, width)
+    same = partial(torch.testing.assert_close, rtol=0, atol=0, equal_nan=True)
+    for rows in (tt_lookup(cores, torch.arange(len(want))), tt_materialize(cores, len(want))):
+        same(rows, want)
+        same(torch.autograd.grad(rows, cores[1], want)[0].view_as(want), want)
+
+
+@on_every_width
+def test_float16_rounds_to_nearest_even_as_torch_does(width):
+    """Sums in the middle between neighbours, up to the infinite one, and just below and above the middle."""
+    numbers = every_float16()
+    numbers = numbers[numbers.isfinite()]
+    # Half the distance to the next number, times 2**11 so that float16 holds it and its neighbours.
+    exponents = torch.frexp(numbers.float().abs().clamp(min=2**-14)).exponent - 1
+    halves = torch.copysign(torch.exp2(exponents), numbers)
+    added = torch.stack([halves * (1 - 2**-10), halves, halves * (1 + 2**-10)])
+    pairs = torch.stack([numbers.expand_as(added).flatten(), added.half().flatten()])
+    cores = float16_cores(pairs, width, (1.0, 2**-11))
+    wide = [core.detach().double() for core in cores]
+    for rows in (tt_lookup(cores, torch.arange(len(wide[1]))), tt_materialize(cores, len(wide[1]))):
+        sums = reference.tt_materialize(wide, len(rows))
+        assert torch.equal(sums, sums.float().double())
+        assert torch.equal(rows, sums.float().half())
 
 
 def test_reference_equals_the_definition():

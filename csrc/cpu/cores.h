@@ -24,7 +24,8 @@ void with_numbers(const char* op, ScalarType dtype, const Body& body) {
   if (dtype == ScalarType::Float) return body(Numbers<float, float>{});
   if (dtype == ScalarType::Double) return body(Numbers<double, double>{});
   if (dtype == ScalarType::BFloat16) return body(Numbers<float, BFloat16>{});
-  throw std::invalid_argument(message(op, " takes cores of dtype float32, float64 or bfloat16"));
+  if (dtype == ScalarType::Half) return body(Numbers<float, Float16>{});
+  throw std::invalid_argument(message(op, " takes cores of dtype float32, float64, bfloat16 or float16"));
 }
 
 // Contiguous cores in the type of the sums; slice(k, i) is (ranks[k], cols[k] * ranks[k + 1]).

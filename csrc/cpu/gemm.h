@@ -1,15 +1,19 @@
 // The arithmetic of the CPU kernels: small matrix products and block moves, on raw pointers.
 //
-// gemm.cpp is compiled once per instruction set; arithmetic<T>() is the table of the best one that
-// this machine runs. Everything above these tables is portable code that only arranges the work.
+// gemm.cpp and moves.cpp are compiled once per instruction set; arithmetic<T>() and moves<T, Row>() are
+// the tables of the best one that this machine runs. Everything above these tables is portable code
+// that only arranges the work.
 #pragma once
 
 #include <cstdint>
 
 namespace ttgraph {
 
-// A bfloat16 number as stored; sums are kept in float.
+// Narrow numbers as stored; their sums are kept in float.
 struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
   uint16_t bits;
 };
 
@@ -47,13 +51,16 @@ const Arithmetic<T>& arithmetic();
 template <class T, class Row>
 const Moves<T, Row>& moves();
 
-// What one instruction set provides.
+// What one instruction set provides: gemm.cpp the one, moves.cpp the other.
 struct ArithmeticTables {
   Arithmetic<float> float32;
   Arithmetic<double> float64;
-  Moves<float, float> rows_float32;
-  Moves<double, double> rows_float64;
-  Moves<float, BFloat16> rows_bfloat16;
+};
+struct MoveTables {
+  Moves<float, float> float32;
+  Moves<double, double> float64;
+  Moves<float, BFloat16> bfloat16;
+  Moves<float, Float16> float16;
 };
 
 }  // namespace ttgraph

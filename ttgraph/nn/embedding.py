@@ -30,7 +30,7 @@ class TTEmbedding(nn.Module):
         std: Standard deviation of the reconstructed entries at the start, where ``cores`` is left out.
         generator: Source of the random start.
         device: Where the cores live.
-        dtype: Type of the cores: float32, float64 or bfloat16.
+        dtype: Type of the cores: float32, float64, bfloat16 or float16.
 
     Raises:
         ValueError: If no tensor train of such a shape exists, or ``cores`` do not have its sizes.

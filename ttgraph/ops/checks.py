@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_cores(op: str, cores: Sequence[Tensor], num_embeddings: int | None) -> tuple[list[Tensor], int]:
@@ -32,8 +32,8 @@ def check_cores(op: str, cores: Sequence[Tensor], num_embeddings: int | None) ->
             raise TypeError(f"{op} needs tensors as cores, got cores[{k}] of type {type(core).__name__}")
         if core.dtype not in _DTYPES or core.dtype != cores[0].dtype:
             raise TypeError(
-                f"{op} needs cores of one dtype, float32, float64 or bfloat16; got cores[0] of {cores[0].dtype} "
-                f"and cores[{k}] of {core.dtype}"
+                f"{op} needs cores of one dtype, float32, float64, bfloat16 or float16; got cores[0] of "
+                f"{cores[0].dtype} and cores[{k}] of {core.dtype}"
             )
         if core.device != cores[0].device:
             raise ValueError(

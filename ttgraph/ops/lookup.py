@@ -23,7 +23,7 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
 
     Args:
         cores: Core k of shape (row_factors[k], ranks[k], col_factors[k], ranks[k + 1]), at least two,
-            float32, float64 or bfloat16 (summed in float32, rounded once).
+            float32, float64, bfloat16 or float16 (the last two summed in float32, rounded once).
         ids: Row ids of any shape.  # int32 or int64
         num_embeddings: Rows of the table: ids must be below. Default: all that the cores hold.
 

@@ -342,8 +342,8 @@ def _factors(positions: Tensor, bags: Tensor, mode: str, per_sample_weights: Ten
 
 
 def _widen(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors in the dtype of the sums: those over bfloat16 are kept in float32 and rounded once, at the end."""
-    return [tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in tensors]
+    """Tensors in the dtype of the sums: those over 16 bits are kept in float32 and rounded once, at the end."""
+    return [tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor for tensor in tensors]
 
 
 def _rows(cores: Sequence[Tensor], ids: Tensor) -> Tensor:
