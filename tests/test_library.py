@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import ttgraph
-from ttgraph import _library, ops
+from ttgraph import _library
+from ttgraph.ops import linear_reference, message_reference, reference
 
 SCRIPT = """
 import warnings
@@ -86,11 +87,18 @@ def test_every_instruction_set_computes_the_same(isa):
 
 
 def test_schemas_of_the_library_are_those_of_the_reference():
-    names = ("tt_lookup", "tt_embedding_bag", "tt_materialize", "tt_lookup_linear", "tt_materialize_linear")
-    for op, direction in itertools.product(names, ("", "_backward")):
-        name = op + direction
-        expected = torch.library.infer_schema(getattr(ops.reference, name), mutates_args=())
-        assert str(getattr(torch.ops.ttgraph, name).default._schema) == f"ttgraph::{name}{expected}"
+    tables = ("tt_lookup", "tt_embedding_bag", "tt_materialize")
+    linear = ("tt_lookup_linear", "tt_materialize_linear")
+    both = {reference: tables, linear_reference: linear, message_reference: ("relu_dropout",)}
+    for module, names in both.items():
+        for op, direction in itertools.product(names, ("", "_backward")):
+            check_schema(module, op + direction)
+    check_schema(message_reference, "aggregate")  # its own gradient
+
+
+def check_schema(module, name: str) -> None:
+    expected = torch.library.infer_schema(getattr(module, name), mutates_args=())
+    assert str(getattr(torch.ops.ttgraph, name).default._schema) == f"ttgraph::{name}{expected}"
 
 
 def test_missing_library_is_reported(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ttgraph._library import HAS_LIBRARY
-from ttgraph.ops import linear, reference, tt_lookup_linear, tt_materialize, tt_materialize_linear
+from ttgraph.ops import linear, linear_reference, reference, tt_lookup_linear, tt_materialize, tt_materialize_linear
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 PATHS = ["rows", "prefix", "suffix"]
@@ -128,12 +128,12 @@ def test_the_reference_of_the_ops(dtype, reversed):
     want_grads = torch.autograd.grad(want, parts, grad.double())
     cores, weight = [core.detach().to(dtype) for core in parts[:-1]], parts[-1].detach().to(dtype)
     if reversed:
-        cores, weight = reference.last_first(cores, weight)
-    got = reference.tt_lookup_linear(cores, ids, weight, 57, reversed)
-    got_grads = reference.tt_lookup_linear_backward(grad, cores, ids, weight, reversed)
+        cores, weight = linear_reference.last_first(cores, weight)
+    got = linear_reference.tt_lookup_linear(cores, ids, weight, 57, reversed)
+    got_grads = linear_reference.tt_lookup_linear_backward(grad, cores, ids, weight, reversed)
     assert {part.dtype for part in (got, *got_grads)} == {dtype}
     if reversed:
-        core_grads, weight_grad = reference.last_first(got_grads[:-1], got_grads[-1])
+        core_grads, weight_grad = linear_reference.last_first(got_grads[:-1], got_grads[-1])
         got_grads = [*core_grads, weight_grad]
     tolerance = dict(rtol=max(1e-4, torch.finfo(dtype).eps / 2), atol=1e-4)
     for a, b in zip([got, *got_grads], [want, *want_grads], strict=True):

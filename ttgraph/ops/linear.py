@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY, register_reference
-from ttgraph.ops import reference
+from ttgraph.ops import linear_reference
 from ttgraph.ops.checks import check_cores, check_integers, check_weight
+from ttgraph.ops.reference import second_derivative
 
 #: What is computed once and shared: nothing ("rows", then a plain product), the product of the weight with
 #: the leading cores, once per prefix ("prefix"), or with all cores but the first, once for each of the
@@ -176,12 +177,12 @@ def choose_path(cores: Sequence[Tensor], num_rows: int, out_features: int) -> Pa
 
 def _in_order(cores: list[Tensor], weight: Tensor, path: Path) -> tuple[list[Tensor], Tensor]:
     """The kernels contract the weight with all cores but the last: of the cores last first, that is the first."""
-    return reference.last_first(cores, weight.contiguous()) if path == "suffix" else (cores, weight)
+    return linear_reference.last_first(cores, weight.contiguous()) if path == "suffix" else (cores, weight)
 
 
 for _name in ("tt_lookup_linear", "tt_materialize_linear"):
-    register_reference(_name, getattr(reference, _name))
-    register_reference(f"{_name}_backward", getattr(reference, f"{_name}_backward"))
+    register_reference(_name, getattr(linear_reference, _name))
+    register_reference(f"{_name}_backward", getattr(linear_reference, f"{_name}_backward"))
 
 
 @torch.library.register_fake("ttgraph::tt_lookup_linear")
@@ -241,9 +242,9 @@ def _lookup_double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Tensor, 
     grad, ids, weight, *cores = ctx.saved_tensors
 
     def backward(grad: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-        return reference.tt_lookup_linear_backward(grad, parts[:-1], ids, parts[-1], ctx.reversed)
+        return linear_reference.tt_lookup_linear_backward(grad, parts[:-1], ids, parts[-1], ctx.reversed)
 
-    first, others = reference.second_derivative(backward, outer, grad, [*cores, weight])
+    first, others = second_derivative(backward, outer, grad, [*cores, weight])
     return first, others[:-1], None, others[-1], None
 
 
@@ -258,9 +259,9 @@ def _materialize_double_backward(ctx: Any, outer: Sequence[Tensor]) -> tuple[Ten
     grad, weight, *cores = ctx.saved_tensors
 
     def backward(grad: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-        return reference.tt_materialize_linear_backward(grad, parts[:-1], parts[-1], ctx.reversed)
+        return linear_reference.tt_materialize_linear_backward(grad, parts[:-1], parts[-1], ctx.reversed)
 
-    first, others = reference.second_derivative(backward, outer, grad, [*cores, weight])
+    first, others = second_derivative(backward, outer, grad, [*cores, weight])
     return first, others[:-1], others[-1], None
 
 

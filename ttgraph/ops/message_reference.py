@@ -1,4 +1,4 @@
-"""The truth that the kernels of message passing are compared with, in plain PyTorch; it serves where there is none."""
+"""The truth of message passing, in plain PyTorch: the kernels are compared with it, and it serves without them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ttgraph.ops.reference import widen
 
 _LOW_32 = 0xFFFFFFFF
 _LOW_64 = 0xFFFFFFFFFFFFFFFF
@@ -25,7 +27,7 @@ def aggregate(x: Tensor, matrix: Sequence[Tensor], transposed: Sequence[Tensor],
     Returns:
         The product.  # (num_rows, channels)
     """
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    (wide,) = widen([x])
     offsets, neighbours, weights = matrix
     product = sparse_rows((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
     return (product if root is None else product + root).to(x.dtype)
@@ -68,7 +70,7 @@ def relu_dropout(x: Tensor, p: float, seed: int) -> Tensor:
         As many numbers.
     """
     dropped = random_bits(x.numel(), seed).to(x.device).view(x.shape) < int(p * 2**32)
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    (wide,) = widen([x])
     return torch.where((wide <= 0) | dropped, 0, wide * (1 / (1 - p))).to(x.dtype)
 
 
@@ -83,7 +85,7 @@ def relu_dropout_backward(grad: Tensor, out: Tensor, p: float) -> Tensor:
     Returns:
         As many numbers.
     """
-    wide = grad.float() if grad.dtype in (torch.bfloat16, torch.float16) else grad
+    (wide,) = widen([grad])
     return torch.where(out != 0, wide * (1 / (1 - p)), 0).to(grad.dtype)
 
 

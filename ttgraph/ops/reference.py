@@ -32,8 +32,8 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tens
         >>> tt_lookup(cores, torch.tensor([0, 9]), 10).shape
         torch.Size([2, 12])
     """
-    _check_ids("tt_lookup", ids, num_embeddings)
-    return _rows(cores, ids)
+    check_ids("tt_lookup", ids, num_embeddings)
+    return rows_of(cores, ids)
 
 
 def tt_lookup_backward(grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deterministic: bool) -> list[Tensor]:
@@ -91,9 +91,9 @@ def tt_embedding_bag(
         ValueError: If the offsets do not split the ids.
     """
     _check_offsets("tt_embedding_bag", offsets, len(ids))
-    _check_ids("tt_embedding_bag", ids, num_embeddings)
+    check_ids("tt_embedding_bag", ids, num_embeddings)
     positions, bags = _kept(ids, offsets, padding_idx)
-    rows = _rows(_widen(cores), ids[positions])
+    rows = rows_of(widen(cores), ids[positions])
     out = rows.new_zeros(len(offsets) - 1, rows.shape[1])
     if mode != "max":
         out = out.index_add(0, bags, rows * _factors(positions, bags, mode, per_sample_weights, rows))
@@ -132,7 +132,7 @@ def tt_embedding_bag_backward(
         One gradient per core; after them that of the weights, where there are any.
     """
     positions, bags = _kept(ids, offsets, padding_idx)
-    wide = _widen(cores)
+    wide = widen(cores)
     per_id = grad.to(wide[0].dtype)[bags]
     if mode == "max":
         per_id = torch.where(winners[bags] == positions.unsqueeze(1), per_id, 0)
@@ -140,7 +140,7 @@ def tt_embedding_bag_backward(
     deterministic = torch.are_deterministic_algorithms_enabled()
     grads = [g.to(cores[0].dtype) for g in tt_lookup_backward(scaled, wide, ids[positions], deterministic)]
     if per_sample_weights is not None:
-        dots = (_rows(wide, ids[positions]) * per_id).sum(1)
+        dots = (rows_of(wide, ids[positions]) * per_id).sum(1)
         grads.append(dots.new_zeros(len(ids)).index_add(0, positions, dots).to(per_sample_weights.dtype))
     return grads
 
@@ -155,7 +155,7 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
     Returns:
         The rows.  # (num_embeddings, embedding_dim)
     """
-    return _rows(cores, torch.arange(num_embeddings, device=cores[0].device))
+    return rows_of(cores, torch.arange(num_embeddings, device=cores[0].device))
 
 
 def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor], deterministic: bool) -> list[Tensor]:
@@ -170,107 +170,6 @@ def tt_materialize_backward(grad: Tensor, cores: Sequence[Tensor], deterministic
         One gradient per core.
     """
     return tt_lookup_backward(grad, cores, torch.arange(len(grad), device=grad.device), deterministic)
-
-
-def tt_lookup_linear(
-    cores: Sequence[Tensor], ids: Tensor, weight: Tensor, num_embeddings: int, reversed: bool
-) -> Tensor:
-    """Rows of the table times a dense weight.
-
-    Args:
-        cores: As in ``tt_lookup``; where ``reversed``, as ``last_first`` gives them.
-        ids: As in ``tt_lookup``: the rows are the same, reversed or not.
-        weight: As of ``torch.nn.Linear``, reversed with the cores.  # (out_features, embedding_dim)
-        num_embeddings: As in ``tt_lookup``.
-        reversed: Whether cores and columns come last first.
-
-    Returns:
-        One row for every id.  # (num_ids, out_features)
-
-    Raises:
-        IndexError: If an id is negative or too large.
-    """
-    _check_ids("tt_lookup_linear", ids, num_embeddings)
-    cores, wide = _forward_order(cores, weight, reversed)
-    return torch.nn.functional.linear(_rows(cores, ids), wide).to(weight.dtype)
-
-
-def tt_lookup_linear_backward(
-    grad: Tensor, cores: Sequence[Tensor], ids: Tensor, weight: Tensor, reversed: bool
-) -> list[Tensor]:
-    """Gradients of the cores and of the weight, given that of their rows.
-
-    Args:
-        grad: Gradient of the result.  # (num_ids, out_features)
-        cores: As in ``tt_lookup_linear``.
-        ids: As in ``tt_lookup_linear``.
-        weight: As in ``tt_lookup_linear``.
-        reversed: As in ``tt_lookup_linear``.
-
-    Returns:
-        One gradient per core, and then that of the weight.
-    """
-    cores, wide = _forward_order(cores, weight, reversed)
-    grad = grad.to(wide.dtype)
-    core_grads = tt_lookup_backward(grad @ wide, cores, ids, torch.are_deterministic_algorithms_enabled())
-    weight_grad = grad.t() @ _rows(cores, ids)
-    if reversed:
-        core_grads, weight_grad = last_first(core_grads, weight_grad)
-    return [part.to(weight.dtype, memory_format=torch.contiguous_format) for part in (*core_grads, weight_grad)]
-
-
-def tt_materialize_linear(cores: Sequence[Tensor], weight: Tensor, num_embeddings: int, reversed: bool) -> Tensor:
-    """The first rows of the table times a dense weight.
-
-    Args:
-        cores: As in ``tt_lookup_linear``.
-        weight: As in ``tt_lookup_linear``.
-        num_embeddings: How many rows.
-        reversed: As in ``tt_lookup_linear``.
-
-    Returns:
-        One row for each.  # (num_embeddings, out_features)
-    """
-    ids = torch.arange(num_embeddings, device=weight.device)
-    return tt_lookup_linear(cores, ids, weight, num_embeddings, reversed)
-
-
-def tt_materialize_linear_backward(
-    grad: Tensor, cores: Sequence[Tensor], weight: Tensor, reversed: bool
-) -> list[Tensor]:
-    """Gradients of the cores and of the weight, given that of the first rows.
-
-    Args:
-        grad: Gradient of the result.  # (num_embeddings, out_features)
-        cores: As in ``tt_lookup_linear``.
-        weight: As in ``tt_lookup_linear``.
-        reversed: As in ``tt_lookup_linear``.
-
-    Returns:
-        One gradient per core, and then that of the weight.
-    """
-    return tt_lookup_linear_backward(grad, cores, torch.arange(len(grad), device=grad.device), weight, reversed)
-
-
-def last_first(cores: Sequence[Tensor], weight: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The same table with its digits in the other order: the last core first; its own inverse.
-
-    Args:
-        cores: As in ``tt_lookup``.
-        weight: A matrix over the columns of the table.  # (out_features, embedding_dim)
-
-    Returns:
-        Core k of shape (row_factors[-1 - k], ranks[-1 - k], col_factors[-1 - k], ranks[-2 - k]), and
-        the weight with its columns in the order of those cores.
-
-    Example:
-        >>> cores, _ = last_first([torch.ones(2, 1, 3, 2), torch.ones(5, 2, 4, 1)], torch.ones(6, 12))
-        >>> cores[0].shape
-        torch.Size([5, 1, 4, 2])
-    """
-    digits = weight.view(weight.shape[0], *[core.shape[2] for core in cores])
-    turned = digits.permute(0, *range(len(cores), 0, -1)).reshape(weight.shape)
-    return [core.transpose(1, 3) for core in cores[::-1]], turned
 
 
 def second_derivative(
@@ -294,13 +193,8 @@ def second_derivative(
         return first, others
 
 
-def _forward_order(cores: Sequence[Tensor], weight: Tensor, reversed: bool) -> tuple[list[Tensor], Tensor]:
-    """Cores and weight in the dtype of the sums, the first core first."""
-    *wide, weight = _widen([*cores, weight])
-    return last_first(wide, weight) if reversed else (wide, weight)
-
-
-def _check_ids(op: str, ids: Tensor, num_embeddings: int) -> None:
+def check_ids(op: str, ids: Tensor, num_embeddings: int) -> None:
+    """Raises an IndexError that names the first id that is no row."""
     outside = ((ids < 0) | (ids >= num_embeddings)).nonzero()
     if len(outside):
         position = int(outside[0])
@@ -341,12 +235,12 @@ def _factors(positions: Tensor, bags: Tensor, mode: str, per_sample_weights: Ten
     return like.new_ones(len(positions), 1)
 
 
-def _widen(tensors: Sequence[Tensor]) -> list[Tensor]:
+def widen(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors in the dtype of the sums: those over 16 bits are kept in float32 and rounded once, at the end."""
     return [tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor for tensor in tensors]
 
 
-def _rows(cores: Sequence[Tensor], ids: Tensor) -> Tensor:
+def rows_of(cores: Sequence[Tensor], ids: Tensor) -> Tensor:
     """E[i] = G1[i1] G2[i2] ... Gd[id], the columns of each core beside those before it."""
     slices, _ = _slices(cores, ids)
     rows = torch.ones(len(ids), 1, 1, dtype=slices[0].dtype, device=ids.device)
@@ -364,7 +258,7 @@ def _slices(cores: Sequence[Tensor], ids: Tensor) -> tuple[list[Tensor], list[Te
     """The slice of every core that each id takes, and the digit that says which."""
     ids, stride = ids.long(), math.prod([core.shape[0] for core in cores])
     slices, digits = [], []
-    for core in _widen(cores):
+    for core in widen(cores):
         stride //= core.shape[0]
         digits.append(ids // stride % core.shape[0])
         slices.append(core[digits[-1]])
