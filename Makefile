@@ -25,7 +25,7 @@ test: $(INSTALLED)
 
 # With a PYTHON that has torch >= 2.10 with CUDA, pytest, hypothesis, cmake and ninja; nothing is installed.
 test-gpu: cuda
-	TTGRAPH_LIBRARY=$(CURDIR)/$(CUDA) PYTHONPATH=$(CURDIR) $(PYTHON) -m pytest tests/test_ops.py
+	TTGRAPH_LIBRARY=$(CURDIR)/$(CUDA) PYTHONPATH=$(CURDIR) $(PYTHON) -m pytest tests/test_ops.py tests/test_messages.py
 
 bench: $(BENCHED)
 	$(BIN)/python tests/bench/kernels.py $(BENCH)

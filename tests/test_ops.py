@@ -119,6 +119,20 @@ def test_materialize_equals_reference(device, table):
     )
 
 
+@on_every_device
+@pytest.mark.parametrize(("begin", "end"), [(0, 0), (7, 7), (60, 60), (1, 2), (13, 47), (20, 60), (0, 59)])
+def test_materialize_a_range(device, begin, end):
+    cores = small_cores(device=device)
+    truth = reference.tt_materialize(cores, 60)[begin:end]
+    torch.testing.assert_close(tt_materialize(cores, end, begin), truth)
+
+
+def test_a_range_that_is_none():
+    for begin in (-1, 48):
+        with pytest.raises(ValueError, match=f"begin from 0 to num_embeddings=47, got {begin}"):
+            tt_materialize(small_cores(), 47, begin)
+
+
 @pytest.mark.parametrize("row_factors", [(60, 24, 13), (24, 60, 13), (12, 6, 20, 13), (2, 1, 13)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_several_threads_share_the_work(row_factors, dtype):

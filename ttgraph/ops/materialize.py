@@ -13,21 +13,22 @@ from ttgraph.ops import reference
 from ttgraph.ops.checks import check_cores, embedding_dim
 
 
-def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
-    """The first rows of the table that the cores hold; differentiable in the cores.
+def tt_materialize(cores: Sequence[Tensor], num_embeddings: int, begin: int = 0) -> Tensor:
+    """The rows of the table that the cores hold, all or a range of them; differentiable in the cores.
 
-    Equal to ``tt_lookup(cores, torch.arange(num_embeddings))``, without ids to sort.
+    Equal to ``tt_lookup(cores, torch.arange(begin, num_embeddings))``; from the first row on without ids to sort.
 
     Args:
         cores: As for ``tt_lookup``.
-        num_embeddings: How many rows, at most the product of the row factors.
+        num_embeddings: Where the rows end, at most the product of the row factors.
+        begin: The first row.
 
     Returns:
-        The rows.  # (num_embeddings, embedding_dim)
+        The rows.  # (num_embeddings - begin, embedding_dim)
 
     Raises:
         TypeError: If the cores are of an unsupported dtype or of several.
-        ValueError: If the cores do not fit together or hold fewer than ``num_embeddings`` rows.
+        ValueError: If the cores do not fit together, hold fewer than ``num_embeddings`` rows, or the range is none.
 
     Example:
         >>> cores = [torch.ones(2, 1, 3, 2), torch.ones(5, 2, 4, 1)]
@@ -35,6 +36,11 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
         torch.Size([9, 12])
     """
     cores, num_embeddings = check_cores("tt_materialize", cores, num_embeddings)
+    if begin:
+        if not 0 <= begin <= num_embeddings:
+            raise ValueError(f"tt_materialize needs begin from 0 to num_embeddings={num_embeddings}, got {begin}")
+        ids = torch.arange(begin, num_embeddings, device=cores[0].device)
+        return torch.ops.ttgraph.tt_lookup(cores, ids, num_embeddings)
     return torch.ops.ttgraph.tt_materialize(cores, num_embeddings)
 
 
