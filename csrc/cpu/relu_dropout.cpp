@@ -6,7 +6,14 @@
 
 namespace ttgraph {
 
-constexpr int64_t kGrain = 1 << 15;
+// body(begin, end) over ranges of the entries, one a thread.
+template <class Body>
+static void each_range(int64_t size, const Body& body) {
+  const int64_t shares = count_shares(size, 1 << 15);
+  each_share(shares, [&](int64_t share) {
+    body(share_begin(size, shares, share), share_begin(size, shares, share + 1));
+  });
+}
 
 Tensor relu_dropout(Tensor x, double p, int64_t seed) {  // any shape -> the same
   constexpr const char* op = "relu_dropout";
@@ -22,7 +29,7 @@ Tensor relu_dropout(Tensor x, double p, int64_t seed) {  // any shape -> the sam
     const Tensor result = on_large_pages(torch::stable::empty_like(wide));
     const T* const from = static_cast<const T*>(wide.const_data_ptr());
     T* const to = static_cast<T*>(result.mutable_data_ptr());
-    torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    each_range(x.numel(), [&](int64_t begin, int64_t end) {
       messages<T>().relu_dropout(dropout, from, begin, end, to);
     });
     out = torch::stable::to(result, x.scalar_type());
@@ -45,7 +52,7 @@ Tensor relu_dropout_backward(Tensor grad, Tensor out, double p) {  // any shape 
     const T* const from = static_cast<const T*>(wide_grad.const_data_ptr());
     const T* const kept = static_cast<const T*>(wide_out.const_data_ptr());
     T* const to = static_cast<T*>(result.mutable_data_ptr());
-    torch::stable::parallel_for(0, grad.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    each_range(grad.numel(), [&](int64_t begin, int64_t end) {
       messages<T>().relu_dropout_backward(1 / (1 - p), from + begin, kept + begin, end - begin, to + begin);
     });
     x_grad = torch::stable::to(result, grad.scalar_type());
