@@ -1,5 +1,7 @@
 # make demo: train on a generated graph and print the comparison; make test: run every test.
 # Both make .venv and install what they need on first use. PYTHON= chooses the interpreter.
+# make test-asan: watch the memory accesses and the arithmetic of the CPU kernels under the tests of the ops;
+# make test-tsan: watch their threads. Both need g++ with its sanitizers, and end at the first finding.
 # make bench: time the kernels; BENCH= passes arguments on, such as BENCH='--figure 1,2 --quick' or BENCH=--help.
 # make bench-gpu PYTHON=...: the same on a GPU, with an interpreter that has torch, numpy, cmake and ninja.
 PYTHON ?= python3
@@ -15,13 +17,32 @@ SOURCES := $(shell find csrc -type f)
 # Folder of the libraries that `make cuda` builds, for the PYTHON that it is given.
 CUDA := build/cuda
 
-.PHONY: demo test test-gpu bench bench-gpu cuda lint format clean
+# Neither code that inductor compiles nor the memory that a sanitizer adds is that of the kernels.
+SANITIZED := tests/test_ops.py tests/test_bag.py tests/test_linear_op.py \
+  -k "not test_compile_with_the_default_backend and not test_no_row_of_every_id_is_made"
+
+.PHONY: demo test test-asan test-tsan test-gpu bench bench-gpu cuda lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/ttgraph compare $(DEMO)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Three threads, though torch would take no more than there are cores. python and torch are not built for a sanitizer:
+# its runtime is loaded before them, and that of C++ for its exceptions; python frees not all it took, so leaks are not
+# looked for; torch's mutexes are seen in part, and the kernels have none. Findings are written past pytest.
+test-asan: SANITIZERS := address,undefined
+test-tsan: SANITIZERS := thread
+test-asan test-tsan: test-%: $(INSTALLED)
+	$(BIN)/cmake -S csrc -B build/$* -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_CXX_COMPILER=g++ \
+	  -DTTGRAPH_SANITIZE=$(SANITIZERS) -DTTGRAPH_CUDA=OFF -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	$(BIN)/cmake --build build/$*
+	LD_PRELOAD="$$(g++ -print-file-name=lib$*.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  TSAN_OPTIONS=halt_on_error=1:report_mutex_bugs=0:suppressions=$(CURDIR)/tests/tsan.supp \
+	  OMP_NUM_THREADS=3 MKL_DYNAMIC=FALSE TTGRAPH_LIBRARY=$(CURDIR)/build/$* \
+	  $(BIN)/python -m pytest --capture=sys -W "error:ttgraph runs without" $(SANITIZED)
 
 # With a PYTHON that has torch >= 2.10 with CUDA, pytest, hypothesis, cmake and ninja; nothing is installed.
 test-gpu: cuda

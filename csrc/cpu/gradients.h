@@ -49,7 +49,10 @@ class CoreGradients {
             add(data_[k] + first_[share] * shape_.slice(k), copy(share) + offsets_[k], shape_.slice(k));
         continue;
       }
-      torch::stable::parallel_for(0, shape_.core(k), 1 << 14, [&](int64_t begin, int64_t end) {
+      const int64_t parts = count_shares(shape_.core(k), 1 << 14);
+      each_share(parts, [&](int64_t part) {
+        const int64_t begin = share_begin(shape_.core(k), parts, part);
+        const int64_t end = share_begin(shape_.core(k), parts, part + 1);
         for (int64_t share = 1; share < shares; ++share)
           add(data_[k] + begin, copy(share) + offsets_[k] + begin, end - begin);
       });
