@@ -61,13 +61,23 @@ def test_ranks_never_exceed_what_the_unfoldings_allow(n1, n2, rank):
     assert shape.ranks[1] == min(rank, n1 * shape.col_factors[0], n2 * shape.col_factors[1])
 
 
+def test_a_budget_gives_ranks_that_the_kernels_like():
+    for budget, multiple, rank in ((50_000, 8, 8), (50_000, 1, 13), (200_000, 16, 16), (200_000, 8, 24), (9_000, 8, 5)):
+        shape = TTShape.plan(169_343, 128, max_params=budget, rank_multiple=multiple)
+        assert shape.num_params <= budget
+        assert shape.ranks == (1, rank, rank, 1)
+    assert TTShape.plan(169_343, 128, rank=13).ranks == (1, 13, 13, 1)  # as asked for
+    with pytest.raises(ValueError, match="rank_multiple must be at least 1, got 0"):
+        TTShape.plan(169_343, 128, max_params=50_000, rank_multiple=0)
+
+
 @given(st.integers(1, 10**6), st.integers(1_000, 10**7))
 def test_max_params_gives_the_largest_rank_that_fits(num_embeddings, max_params):
     if TTShape.plan(num_embeddings, 64, rank=1).num_params > max_params:
         with pytest.raises(ValueError, match="max_params"):
             TTShape.plan(num_embeddings, 64, max_params=max_params)
         return
-    shape = TTShape.plan(num_embeddings, 64, max_params=max_params)
+    shape = TTShape.plan(num_embeddings, 64, max_params=max_params, rank_multiple=1)
     assert shape.num_params <= max_params
     larger = TTShape.plan(num_embeddings, 64, rank=max(shape.ranks) + 1)
     assert larger.num_params > max_params or larger.ranks == shape.ranks

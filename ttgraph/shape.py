@@ -115,6 +115,7 @@ class TTShape:
         row_factors: Sequence[int] | None = None,
         col_factors: Sequence[int] | None = None,
         max_params: int | None = None,
+        rank_multiple: int = 8,
     ) -> TTShape:
         """Choose a shape for a table.
 
@@ -127,6 +128,8 @@ class TTShape:
             col_factors: Column factors to use instead of balanced ones, small first and large last.
             max_params: A budget: takes the largest rank whose cores hold at most so many numbers,
                 instead of ``rank``.
+            rank_multiple: A rank that the budget decides is a multiple of this, where it allows for one: the
+                vectors of a CPU hold 8 numbers or 16, the tiles of a GPU 16. 1 takes any rank.
 
         Returns:
             The shape.
@@ -166,6 +169,8 @@ class TTShape:
         def with_rank(r: int) -> TTShape:
             return cls(rows, cols, _clipped_ranks(rows, cols, r), num_embeddings)
 
+        if rank_multiple < 1:
+            raise ValueError(f"rank_multiple must be at least 1, got {rank_multiple}")
         if max_params is None:
             if rank < 1:
                 raise ValueError(f"rank must be at least 1, got {rank}")
@@ -180,7 +185,7 @@ class TTShape:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if with_rank(middle).num_params <= max_params else (low, middle)
-        return with_rank(low)
+        return with_rank(low - low % rank_multiple if low > rank_multiple else low)
 
 
 def _clipped_ranks(rows: Sequence[int], cols: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -207,7 +212,11 @@ def _balanced_row_factors(num_rows: int, depth: int) -> tuple[int, ...]:
 
 
 def _balanced_col_factors(dim: int, depth: int) -> tuple[int, ...]:
-    """Near-equal factors whose product is ``dim``, smallest first: what the kernels like best."""
+    """Near-equal factors whose product is ``dim``, smallest first: what the kernels like best.
+
+    Of 128 columns (2, 8, 8) takes 1.0 to 2.3 times as long as (4, 4, 8), its middle slices being twice as large;
+    (4, 2, 16), whose are half as large, as long up to rank 16 and .8 of it at rank 64.
+    """
     primes = _prime_factors(dim)
     if len(primes) == 1 and dim >= 2**depth:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ttgraph._library import register_reference
 from ttgraph.ops import reference
 from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
+from ttgraph.ops.contraction import contracted
 
 _OP = "tt_embedding_bag"
 
@@ -75,8 +76,9 @@ def tt_embedding_bag(
             raise ValueError(f"{_OP} needs padding_idx within num_embeddings={num_embeddings}, got {padding_idx}")
         padding_idx = padding_idx % num_embeddings
     bounds = _bounds(ids, offsets, include_last_offset, cores)
+    flat = ids.reshape(-1)
     return torch.ops.ttgraph.tt_embedding_bag(
-        cores, ids.reshape(-1), bounds, num_embeddings, mode, per_sample_weights, padding_idx
+        contracted(cores, flat.shape[0]), flat, bounds, num_embeddings, mode, per_sample_weights, padding_idx
     )[0]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ttgraph._library import HAS_LIBRARY, register_reference
 from ttgraph.ops import linear_reference
 from ttgraph.ops.checks import check_cores, check_integers, check_weight
+from ttgraph.ops.contraction import contracted
 from ttgraph.ops.reference import second_derivative
 
 #: What is computed once and shared: nothing ("rows", then a plain product), the product of the weight with
@@ -66,7 +67,8 @@ def tt_lookup_linear(
     flat = ids.reshape(-1)
     path = choose_path(cores, flat.shape[0], weight.shape[0])
     if path == "rows":
-        result = torch.nn.functional.linear(torch.ops.ttgraph.tt_lookup(cores, flat, num_embeddings), weight)
+        rows = torch.ops.ttgraph.tt_lookup(contracted(cores, flat.shape[0]), flat, num_embeddings)
+        result = torch.nn.functional.linear(rows, weight)
     else:
         parts = _in_order(cores, weight, path)
         result = torch.ops.ttgraph.tt_lookup_linear(parts[0], flat, parts[1], num_embeddings, path == "suffix")
@@ -100,7 +102,8 @@ def tt_materialize_linear(cores: Sequence[Tensor], weight: Tensor, num_embedding
     check_weight(op, weight, cores)
     path = choose_path(cores, num_embeddings, weight.shape[0])
     if path == "rows":
-        return torch.nn.functional.linear(torch.ops.ttgraph.tt_materialize(cores, num_embeddings), weight)
+        rows = torch.ops.ttgraph.tt_materialize(contracted(cores, num_embeddings), num_embeddings)
+        return torch.nn.functional.linear(rows, weight)
     parts = _in_order(cores, weight, path)
     return torch.ops.ttgraph.tt_materialize_linear(*parts, num_embeddings, path == "suffix")
 

@@ -11,13 +11,15 @@ from torch import Tensor
 from ttgraph._library import register_reference
 from ttgraph.ops import reference
 from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
+from ttgraph.ops.contraction import contracted
 
 
 def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | None = None) -> Tensor:
     """Rows of the table that the cores hold, one for every id; differentiable in the cores.
 
     Sorts the ids by prefix (their leading digits), multiplies the leading cores once per distinct
-    prefix, and multiplies that by the slices of the last core. The gradients are dense; nothing of the
+    prefix, and multiplies that by the slices of the last core; where it pays, trailing cores are multiplied
+    with each other before (:mod:`ttgraph.ops.contraction`). The gradients are dense; nothing of the
     size of the result is kept for them. They are deterministic at a fixed number of threads, and on a GPU
     under ``torch.use_deterministic_algorithms(True)``.
 
@@ -46,7 +48,8 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
     """
     cores, num_embeddings = check_cores("tt_lookup", cores, num_embeddings)
     check_integers("tt_lookup", "ids", ids, cores)
-    rows = torch.ops.ttgraph.tt_lookup(cores, ids.reshape(-1), num_embeddings)
+    flat = ids.reshape(-1)
+    rows = torch.ops.ttgraph.tt_lookup(contracted(cores, flat.shape[0]), flat, num_embeddings)
     return rows.view(*ids.shape, embedding_dim(cores))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ttgraph._library import register_reference
 from ttgraph.ops import reference
 from ttgraph.ops.checks import check_cores, embedding_dim
+from ttgraph.ops.contraction import contracted
 
 
 def tt_materialize(cores: Sequence[Tensor], num_embeddings: int, begin: int = 0) -> Tensor:
@@ -40,8 +41,8 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int, begin: int = 0)
         if not 0 <= begin <= num_embeddings:
             raise ValueError(f"tt_materialize needs begin from 0 to num_embeddings={num_embeddings}, got {begin}")
         ids = torch.arange(begin, num_embeddings, device=cores[0].device)
-        return torch.ops.ttgraph.tt_lookup(cores, ids, num_embeddings)
-    return torch.ops.ttgraph.tt_materialize(cores, num_embeddings)
+        return torch.ops.ttgraph.tt_lookup(contracted(cores, ids.shape[0]), ids, num_embeddings)
+    return torch.ops.ttgraph.tt_materialize(contracted(cores, num_embeddings), num_embeddings)
 
 
 register_reference("tt_materialize", reference.tt_materialize)
