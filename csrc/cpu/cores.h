@@ -117,7 +117,7 @@ inline int64_t rows_per_block(const TTShape& shape) {
 inline int64_t rows_per_gathered_block(const TTShape& shape) {
   constexpr int64_t kNumbers = 8192, kWide = 16;
   const int64_t rows = rows_per_block(shape), slice = shape.slice(shape.last());
-  if (rows * slice <= kNumbers) return rows;
+  if (rows * slice < kNumbers) return rows;
   return shape.cols[shape.last()] >= kWide ? 1 : std::clamp<int64_t>(kNumbers / slice, 1, rows);
 }
 
