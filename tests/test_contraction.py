@@ -113,11 +113,10 @@ def test_the_cheapest_split_is_taken(row_factors, col_factors, ranks, num_rows, 
 
 
 def test_multiply_adds_are_those_of_the_loops():
-    row_factors, col_factors, ranks = (3, 4, 5), (2, 3, 4), (1, 6, 7, 1)
-    whole = contraction.multiply_adds(row_factors, col_factors, ranks, 60)
-    assert whole == 12 * (2 * 6 * 3 * 7) + 60 * (6 * 7 * 4 + contraction._READ * 7 * 4)
-    few = contraction.multiply_adds(row_factors, col_factors, ranks, 5)
-    assert few == 5 * (2 * 6 * 3 * 7) + 5 * (6 * 7 * 4 + contraction._READ * 7 * 4)
+    row_factors, col_factors, ranks = (3, 4, 5), (2, 3, 4), (1, 9, 10, 1)
+    a_row, a_prefix = 6 * 10 * 4 + contraction._READ * 10 * 4, 2 * 9 * 3 * 10
+    assert contraction.multiply_adds(row_factors, col_factors, ranks, 60) == 12 * a_prefix + 60 * a_row
+    assert contraction.multiply_adds(row_factors, col_factors, ranks, 5) == 5 * (a_prefix + a_row)
 
 
 @needs_kernels

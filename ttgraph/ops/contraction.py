@@ -21,27 +21,25 @@ from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY
 
-# All constants are from forward and backward of 232 cases, on one thread of a CPU that multiplies and adds 30
-# numbers in a nanosecond: depth 3 to 6, ranks 8 to 64, tables of 117,000 to 1e9 rows, 1,000 ids to whole tables.
+# Constants are from forward and backward of 232 cases at every split, on one thread of a CPU with 48 KB, 1 MB and
+# 32 MB of caches: depth 3 to 6, ranks 8 to 64, up to 1e9 rows, 1,000 ids to whole tables. Of 700 other tables, drawn
+# at random, the choice then made those that it merged 2.2 times as fast on average.
 
-# What reading a number of a slice costs, in multiply-adds: 1 explains the best split of all but a few cases; with
-# 0 whole tables of many suffixes got three times slower, with 2 some that could have been twice as fast were not.
-_READ = 2
+# What reading a number of a slice costs, in multiply-adds. With 0 whole tables of many suffixes got three times
+# slower, with 1 one table in ten a tenth slower; more only leaves out what would have paid.
+_READ = 1
 
-# What one more op costs, in multiply-adds, forward and backward: some 20 microseconds.
+# Smaller ranks do not fill the registers, and cost as much.
+_LEAST_RANK = 8
+
+# What one more op costs, forward and backward, in multiply-adds: some 30 microseconds.
 _CALL = {"cpu": 2_000_000, "cuda": 200_000_000}
 
-# Which share of the cost a merged table may have at most. On the CPU differences below an eighth are not told
-# apart; no time was measured on a GPU, so there arithmetic must promise half.
+# Merging must bring the cost down to this. On a GPU no time was measured, so arithmetic alone must promise half.
 _WORTH = {"cpu": (7, 8), "cuda": (1, 2)}
 
-# Bytes of the merged core: four times the second-level cache, beyond which whole tables got up to three times slower.
+# Bytes of a merged core: four times the second-level cache. Larger ones made whole tables up to three times slower.
 _MOST_BYTES = 1 << 22
-
-# The merged core and its gradient are memory that the ops need beyond the rows. They may have a sixteenth of the
-# numbers of the rows, or so many.
-_SHARE_OF_ROWS = 16
-_FEW_NUMBERS = 1 << 17
 
 
 def contracted(cores: list[Tensor], num_rows: int) -> list[Tensor]:
@@ -119,10 +117,7 @@ def choose_split(cores: Sequence[Tensor], num_rows: int) -> int:
     for split in range(depth - 1, 1, -1):
         lead = split - 1
         suffixes, width, rank = math.prod(rows[lead:]), math.prod(cols[lead:]), ranks[lead]
-        size = suffixes * rank * width
-        if _holds(size > most):
-            continue
-        if _holds(size > _FEW_NUMBERS) and _holds(size * _SHARE_OF_ROWS > num_rows * math.prod(cols)):
+        if _holds(suffixes * rank * width > most):
             continue
         making = multiply_adds(rows[lead:], [rank * cols[lead], *cols[split:]], [1, *ranks[split:]], suffixes)
         using = multiply_adds([*rows[:lead], suffixes], [*cols[:lead], width], [*ranks[:split], 1], num_rows)
@@ -151,10 +146,10 @@ def multiply_adds(row_factors: Sequence[int], col_factors: Sequence[int], ranks:
         >>> whole = multiply_adds((1024, 13, 13), (4, 4, 8), (1, 64, 64, 1), 10_000)
         >>> split = multiply_adds((1024, 169), (4, 32), (1, 64, 1), 10_000)
         >>> round(whole / split, 1)
-        7.3
+        7.2
     """
     last = len(row_factors) - 1
-    width = ranks[last] * col_factors[last]
+    width = max(ranks[last], _LEAST_RANK) * col_factors[last]
     total = num_rows * width * (math.prod(col_factors[:last]) + _READ)
     prefixes, columns = row_factors[0], col_factors[0]
     for k in range(1, last):
