@@ -1,30 +1,18 @@
 // Small matrix products on vector registers, compiled once per instruction set (TTGRAPH_ISA).
 #include "cpu/gemm.h"
+#include "cpu/vector.h"
 #include "cpu/width.h"
 
 namespace ttgraph {
 namespace TTGRAPH_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kTileRows = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kTileRows = 4;
-#elif defined(__aarch64__)
-constexpr int kVectorBytes = 16, kTileRows = 8;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRows = 8;
 #else
-constexpr int kVectorBytes = 16, kTileRows = 4;
+constexpr int kTileRows = 4;
 #endif
 constexpr int kTileVectors = 2;
-
-template <class T, int W>
-struct Vector {
-  typedef T type __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
-};
-template <class T>
-struct Vector<T, 1> {
-  using type = T;
-};
 
 // c (MR, NV * W): the sums stay in registers over all of k.
 template <class T, int W, int NV, int MR>

@@ -2,29 +2,15 @@
 // instruction set (TTGRAPH_ISA).
 #include "cpu/messages.h"
 
+#include "cpu/vector.h"
+
 namespace ttgraph {
 namespace TTGRAPH_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 constexpr int kMostVectors = 8;
 // Rows of neighbours lie anywhere in memory: this many are on their way while one is added.
 constexpr int64_t kAhead = 8;
-
-template <class T, int W>
-struct Vector {
-  typedef T type __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
-};
-template <class T>
-struct Vector<T, 1> {
-  using type = T;
-};
 
 // NV * W columns: the sums stay in registers over all neighbours.
 template <class T, int W, int NV>
