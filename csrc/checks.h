@@ -67,7 +67,8 @@ inline TTShape check_cores(const char* op, const std::vector<Tensor>& cores) {
     shape.rows.push_back(core.size(0));
     shape.cols.push_back(core.size(2));
     shape.ranks.push_back(core.size(3));
-    shape.embedding_dim *= core.size(2);
+    require(!__builtin_mul_overflow(shape.embedding_dim, core.size(2), &shape.embedding_dim), op,
+            " got column factors that multiply to more than an int64 holds");
     shape.prefix_cols.push_back(shape.embedding_dim);
     shape.num_prefixes = shape.num_rows;
     require(!__builtin_mul_overflow(shape.num_rows, core.size(0), &shape.num_rows), op,

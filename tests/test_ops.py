@@ -499,6 +499,9 @@ def test_kernels_refuse_what_would_read_past_their_input():
     ):
         with pytest.raises((RuntimeError, ValueError, IndexError), match="tt_"):
             call()
+    wide = [torch.ones(1, 1, 1, 1).expand(1, 1, 2**40, 1)] * 2
+    with pytest.raises((ValueError, RuntimeError), match="column factors that multiply to more than an int64 holds"):
+        torch.ops.ttgraph.tt_materialize(wide, 1)
 
 
 @on_every_device
