@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,10 +30,15 @@ class EmbeddingRows:
         if isinstance(self._embedding, TTEmbedding):
             product = self._embedding.linear(weight, self._node_ids)
             return product if bias is None else product + bias
-        return F.linear(self.materialize(), weight, bias)
+        return F.linear(self._rows, weight, bias)
 
     def materialize(self) -> Tensor:
         """The rows themselves."""  # (nodes, embedding_dim)
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """Made once, however many weights a layer multiplies them by."""
         if self._node_ids is not None:
             return self._embedding(self._node_ids)
         weight = self._embedding.weight
