@@ -17,7 +17,7 @@ ALLOWED = {
     "_library": set(),
     "shape": set(),
     "tensor_train": {"shape"},
-    "graph": set(),
+    "graph": {"ops"},
     "order": {"graph", "files"},
     "init": {"shape", "tensor_train", "graph"},
     "ops": {"shape", "_library"},

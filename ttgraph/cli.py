@@ -75,7 +75,7 @@ def run_train(config: TrainConfig) -> None:
     config = _with_folder(config, f"{config.model}-{config.embedding}")
     summary = train(config).summary
     shown = ("test", "val", "metric", "embedding_params", "compression", "best_epoch", "seconds", "seconds_per_epoch")
-    values = ((key, summary[key]) for key in (*shown, "peak_memory_mb"))
+    values = ((key, summary[key]) for key in (*shown, "peak_memory_mb") if summary[key] is not None)
     rows = [(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in values]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     print(f"everything about this run is in {config.out}")

@@ -25,7 +25,8 @@ from ttgraph.train.checkpoint import CheckpointError
 from ttgraph.train.config import InitName, Ints, NodeConfig, OrderName, TrainConfig, comma_separated
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import Interrupted
-from ttgraph.train.node_job import check_metric, make_order, score, train
+from ttgraph.train.metric import check_metric, score
+from ttgraph.train.node_job import make_order, train
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ def _tuned(
     runs: _Runs,
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """A contender's row: its grid with the first seed, the best of it with all seeds."""
-    starts: dict[tuple[Any, ...], nn.Module] = {}  # the trials of a grid differ in the learning rate, too
+    starts: dict[tuple[Any, ...], nn.Module | None] = {}  # the trials of a grid differ in the learning rate, too
 
     def run(trial: TrainConfig) -> dict[str, Any]:
         def go() -> dict[str, Any]:

@@ -38,18 +38,24 @@ def epochs_of_arxiv(run: Run, batching: str) -> Iterator[Row]:
         from ttgraph.models import NodeClassifier, adjacency, make_gnn
         from ttgraph.nn import TTEmbedding
         from ttgraph.order import metis_order
-        from ttgraph.train.batches import FullBatch, PartitionBatches
+        from ttgraph.train.batches import FullBatch, PartitionBatches, Supervision
     except ImportError as error:
         raise Unavailable(f"an epoch needs the whole of ttgraph: {error}") from error
     data = load_dataset(path)
     data = metis_order(data.edge_index, data.num_nodes, EPOCH_ROW_FACTORS).apply(data)
     csr = CSR.incoming(data.edge_index, data.num_nodes)
     if batching == "full":
-        whole = FullBatch(data, adjacency("sage", csr).to(run.device))
+        whole = FullBatch(Supervision(data), adjacency("sage", csr).to(run.device))
         batches = list(whole.epoch(0))
     else:
         parts = PartitionBatches(
-            data, csr, EPOCH_ROW_FACTORS, model="sage", num_batches=16, seed=0, device=torch.device(run.device)
+            Supervision(data),
+            csr,
+            EPOCH_ROW_FACTORS,
+            model="sage",
+            num_batches=16,
+            seed=0,
+            device=torch.device(run.device),
         )
         batches = list(parts.epoch(0))
 

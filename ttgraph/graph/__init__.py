@@ -2,7 +2,7 @@
 
 from ttgraph.graph.csr import CSR
 from ttgraph.graph.homophily import adjusted_homophily, digit_homophily, edge_homophily
-from ttgraph.graph.propagation import propagate_labels
+from ttgraph.graph.propagation import propagate, propagate_labels, symmetric_adjacency
 from ttgraph.graph.spectral import leading_eigenvectors, normalized_adjacency
 
 __all__ = [
@@ -12,5 +12,7 @@ __all__ = [
     "edge_homophily",
     "leading_eigenvectors",
     "normalized_adjacency",
+    "propagate",
     "propagate_labels",
+    "symmetric_adjacency",
 ]

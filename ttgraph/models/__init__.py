@@ -1,5 +1,15 @@
-"""Networks that take an embedding module."""
+"""Networks that take an embedding module, and what labels can do beside it."""
 
+from ttgraph.models.label_inputs import LabelInputs
 from ttgraph.models.node import ModelName, NodeClassifier, adjacency, make_gnn
+from ttgraph.models.smoothing import CorrectAndSmooth, LabelPropagation
 
-__all__ = ["ModelName", "NodeClassifier", "adjacency", "make_gnn"]
+__all__ = [
+    "CorrectAndSmooth",
+    "LabelInputs",
+    "LabelPropagation",
+    "ModelName",
+    "NodeClassifier",
+    "adjacency",
+    "make_gnn",
+]

@@ -15,26 +15,31 @@ from ttgraph.ops import Adjacency, aggregate, relu_dropout
 
 
 class EmbeddingRows:
-    """Rows of an embedding, as a first layer takes them: it may multiply them without making them.
+    """Rows of an embedding and further columns, as a first layer takes them: it may multiply them without making them.
 
     Args:
         embedding: Anything with a ``weight`` of shape (num_nodes, embedding_dim) and a lookup by id.
         node_ids: Which rows; all in their order by default.  # (nodes,)
+        x: Columns to the right of the embedding's.  # (nodes, channels)
     """
 
-    def __init__(self, embedding: nn.Module, node_ids: Tensor | None = None) -> None:
-        self._embedding, self._node_ids = embedding, node_ids
+    def __init__(self, embedding: nn.Module, node_ids: Tensor | None = None, x: Tensor | None = None) -> None:
+        self._embedding, self._node_ids, self._x = embedding, node_ids, x
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The rows times a weight as of :class:`torch.nn.Linear`."""  # (nodes, out_features)
+        width = weight.size(1) - (0 if self._x is None else self._x.size(1))
         if isinstance(self._embedding, TTEmbedding):
-            product = self._embedding.linear(weight, self._node_ids)
-            return product if bias is None else product + bias
-        return F.linear(self._rows, weight, bias)
+            product = self._embedding.linear(weight[:, :width], self._node_ids)
+        else:
+            product = F.linear(self._rows, weight[:, :width])
+        if self._x is not None:
+            product = product.addmm(self._x, weight[:, width:].t())
+        return product if bias is None else product + bias
 
     def materialize(self) -> Tensor:
-        """The rows themselves."""  # (nodes, embedding_dim)
-        return self._rows
+        """The rows themselves."""  # (nodes, in_channels)
+        return self._rows if self._x is None else torch.cat([self._rows, self._x], dim=1)
 
     @cached_property
     def _rows(self) -> Tensor:

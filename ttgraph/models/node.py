@@ -20,11 +20,11 @@ _INFERENCE_MESSAGES = 1 << 26
 
 
 class NodeClassifier(nn.Module):
-    """A graph neural network whose input is a learnable row per node.
+    """A graph neural network whose input is a learnable row per node, further columns, or both.
 
     Args:
         embedding: Anything with a ``weight`` of shape (num_nodes, embedding_dim) and a lookup by id:
-            :class:`~ttgraph.nn.TTEmbedding`, :class:`torch.nn.Embedding`.
+            :class:`~ttgraph.nn.TTEmbedding`, :class:`torch.nn.Embedding`; ``None`` for no table at all.
         gnn: One of PyG's networks, such as :func:`make_gnn` builds.
 
     Example:
@@ -35,45 +35,58 @@ class NodeClassifier(nn.Module):
         torch.Size([5, 3])
     """
 
-    def __init__(self, embedding: nn.Module, gnn: BasicGNN) -> None:
+    def __init__(self, embedding: nn.Module | None, gnn: BasicGNN) -> None:
         super().__init__()
         self.embedding = embedding
         self.gnn: BasicGNN = gnn
 
-    def forward(self, adj: Adjacency, node_ids: Tensor | None = None) -> Tensor:
+    def forward(self, adj: Adjacency, node_ids: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """Class scores of nodes.
 
         Args:
             adj: Who hears whom, as :func:`adjacency` makes it for these nodes.
             node_ids: The node behind each row of ``adj``; all nodes in their order by default.  # (nodes,)
+            x: Columns to the right of the embedding's, such as :class:`LabelInputs` makes.  # (nodes, channels)
 
         Returns:
             Scores.  # (nodes, out_channels)
         """
-        rows = EmbeddingRows(self.embedding, node_ids)
         if isinstance(self.gnn, (GCN, GraphSAGE)):
-            return self.gnn(rows, adj)
-        return self.gnn(rows.materialize(), adj.to_sparse())
+            return self.gnn(self._input(node_ids, x), adj)
+        return self.gnn(self._columns(node_ids, x), adj.to_sparse())
 
     @torch.no_grad()
-    def inference(self, adj: Adjacency) -> Tensor:
+    def inference(self, adj: Adjacency, x: Tensor | None = None) -> Tensor:
         """Class scores of all nodes, layer by layer, so that no more than one layer is ever in memory.
 
         Args:
             adj: The whole graph, as :func:`adjacency` makes it.
+            x: Columns to the right of the embedding's.  # (num_nodes, channels)
 
         Returns:
             Scores, as of the module in evaluation mode.  # (num_nodes, out_channels)
         """
         training = self.training
         self.eval()
-        scores = self._attention_in_blocks(adj) if isinstance(self.gnn, GAT) else self(adj)
+        scores = self._attention_in_blocks(adj, x) if isinstance(self.gnn, GAT) else self(adj, x=x)
         self.train(training)
         return scores
 
-    def _attention_in_blocks(self, adj: Adjacency) -> Tensor:
+    def _input(self, node_ids: Tensor | None, x: Tensor | None) -> Tensor | EmbeddingRows:
+        if self.embedding is not None:
+            return EmbeddingRows(self.embedding, node_ids, x)
+        if x is None:
+            raise ValueError("a network without an embedding needs columns x, such as LabelInputs makes")
+        return x
+
+    def _columns(self, node_ids: Tensor | None, x: Tensor | None) -> Tensor:
+        """The input, made."""
+        rows = self._input(node_ids, x)
+        return rows if isinstance(rows, Tensor) else rows.materialize()
+
+    def _attention_in_blocks(self, adj: Adjacency, x: Tensor | None) -> Tensor:
         """Attention holds a number per edge and channel: a range of rows at a time."""
-        x = EmbeddingRows(self.embedding).materialize()
+        x = self._columns(None, x)
         for layer, (conv, norm) in enumerate(zip(self.gnn.convs, self.gnn.norms, strict=True)):
             last = layer == len(self.gnn.convs) - 1
             pieces = []
@@ -98,7 +111,7 @@ def make_gnn(
 
     Args:
         name: ``gcn``, ``sage`` or ``gat``.
-        in_channels: Columns of the embedding.
+        in_channels: Columns of the embedding, and of what is beside it.
         out_channels: Classes.
         hidden: Hidden channels.
         layers: Message-passing layers.

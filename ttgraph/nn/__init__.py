@@ -1,5 +1,6 @@
 """Layers."""
 
 from ttgraph.nn.embedding import TTEmbedding
+from ttgraph.nn.hashing import HashEmbedding, PosHashEmbedding
 
-__all__ = ["TTEmbedding"]
+__all__ = ["TTEmbedding", "HashEmbedding", "PosHashEmbedding"]

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import NodeLoader
 
 from ttgraph.graph import CSR
-from ttgraph.models import ModelName, adjacency
+from ttgraph.models import LabelInputs, ModelName, adjacency
 from ttgraph.ops import Adjacency
 from ttgraph.sampling import CSRNeighborSampler, partition_batches
 from ttgraph.train.config import TrainConfig
@@ -28,12 +28,14 @@ class NodeBatch:
         adj: Along which messages pass.
         targets: Rows whose labels enter the loss.  # (targets,)
         labels: Their labels.  # (targets,)
+        x: Columns beside the embedding's, if any.  # (nodes, channels)
     """
 
     node_ids: Tensor | None  # (nodes,)
     adj: Adjacency  # of the nodes
     targets: Tensor  # (targets,)
     labels: Tensor  # (targets,)
+    x: Tensor | None = None  # (nodes, channels)
 
     @property
     def num_nodes(self) -> int:
@@ -42,21 +44,43 @@ class NodeBatch:
 
     def to(self, device: torch.device) -> NodeBatch:
         """The same on another device."""
-        node_ids = None if self.node_ids is None else self.node_ids.to(device)
-        return NodeBatch(node_ids, self.adj.to(device), self.targets.to(device), self.labels.to(device))
+        node_ids, x = (part if part is None else part.to(device) for part in (self.node_ids, self.x))
+        return NodeBatch(node_ids, self.adj.to(device), self.targets.to(device), self.labels.to(device), x)
+
+
+class Supervision:
+    """Which labels are in the loss of an epoch, and what goes in beside the embedding.
+
+    Args:
+        data: The graph, with ``y`` and ``train_mask``.
+        labels: Where given, every epoch hides the next fold and learns from it alone.
+    """
+
+    def __init__(self, data: Data, labels: LabelInputs | None = None) -> None:
+        self.y, self._train_mask, self._labels = data.y, data.train_mask, labels
+
+    def epoch(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Whose labels are in the loss, and the columns of all nodes.
+
+        Returns:
+            A mask and the columns, if any.  # (num_nodes,) bool, (num_nodes, channels)
+        """
+        if self._labels is None:
+            return self._train_mask, None
+        fold = number % self._labels.num_folds
+        return self._labels.hidden(fold), self._labels.columns(fold)
 
 
 class FullBatch:
     """The whole graph as the one batch of every epoch.
 
     Args:
-        data: The graph, with ``y`` and ``train_mask``.
-        adj: Its matrix from :func:`~ttgraph.models.adjacency`.
+        supervision: What there is to learn.
+        adj: The graph's matrix from :func:`~ttgraph.models.adjacency`.
     """
 
-    def __init__(self, data: Data, adj: Adjacency) -> None:
-        targets = data.train_mask.nonzero().flatten()
-        self._batch = NodeBatch(None, adj, targets, data.y[targets]).to(adj.device)
+    def __init__(self, supervision: Supervision, adj: Adjacency) -> None:
+        self._supervision, self._adj = supervision, adj
         self.nodes_per_epoch = adj.num_rows
 
     def __len__(self) -> int:
@@ -64,15 +88,17 @@ class FullBatch:
 
     def epoch(self, number: int) -> Iterator[NodeBatch]:
         """The one batch."""
-        yield self._batch
+        mask, x = self._supervision.epoch(number)
+        targets = mask.nonzero().flatten()
+        yield NodeBatch(None, self._adj, targets, self._supervision.y[targets], x).to(self._adj.device)
 
 
 class PartitionBatches:
     """Random groups of whole first-digit parts, with the edges inside the group (Cluster-GCN).
 
     Args:
-        data: The graph, in the order whose digits are ``row_factors``, with ``y`` and ``train_mask``.
-        csr: Its incoming neighbours.
+        supervision: What there is to learn.
+        csr: The graph's incoming neighbours, in the order whose digits are ``row_factors``.
         row_factors: The digits.
         model: Whose adjacency to make.
         num_batches: Groups an epoch, at most one per part.
@@ -84,7 +110,7 @@ class PartitionBatches:
 
     def __init__(
         self,
-        data: Data,
+        supervision: Supervision,
         csr: CSR,
         row_factors: tuple[int, ...],
         *,
@@ -93,7 +119,7 @@ class PartitionBatches:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._data, self._csr, self._row_factors, self._model = data, csr, row_factors, model
+        self._supervision, self._csr, self._row_factors, self._model = supervision, csr, row_factors, model
         self._num_parts = -(-csr.num_nodes // math.prod(row_factors[1:]))
         self._parts_per_batch = -(-self._num_parts // num_batches)
         self._seed, self._device = seed, device
@@ -103,24 +129,26 @@ class PartitionBatches:
         return -(-self._num_parts // self._parts_per_batch)
 
     def epoch(self, number: int) -> Iterator[NodeBatch]:
-        """The groups of epoch ``number``; a group without a training node is left out."""
+        """The groups of epoch ``number``; a group without a node to learn from is left out."""
+        mask, x = self._supervision.epoch(number)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
         for part in partition_batches(
             self._csr, self._row_factors, parts_per_batch=self._parts_per_batch, generator=generator
         ):
-            targets = self._data.train_mask[part.node_ids].nonzero().flatten()
+            targets = mask[part.node_ids].nonzero().flatten()
             if not targets.numel():
                 continue
             adj = adjacency(self._model, part.csr, self._csr.degrees[part.node_ids])
-            labels = self._data.y[part.node_ids[targets]]
-            yield NodeBatch(part.node_ids, adj, targets, labels).to(self._device)
+            labels = self._supervision.y[part.node_ids[targets]]
+            yield NodeBatch(part.node_ids, adj, targets, labels, _rows(x, part.node_ids)).to(self._device)
 
 
 class NeighborBatches:
     """Training nodes in random batches, each with a sampled neighbourhood (GraphSAGE).
 
     Args:
-        data: The graph, with ``y`` and ``train_mask``.
+        supervision: What there is to learn.
+        data: The graph.
         csr: Its incoming neighbours.
         model: Whose adjacency to make.
         batch_size: Seed nodes a batch.
@@ -133,6 +161,7 @@ class NeighborBatches:
 
     def __init__(
         self,
+        supervision: Supervision,
         data: Data,
         csr: CSR,
         *,
@@ -142,21 +171,21 @@ class NeighborBatches:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._data, self._csr, self._model, self._device = data, csr, model, device
+        self._supervision, self._data, self._csr, self._model, self._device = supervision, data, csr, model, device
         self._fanout, self._batch_size, self._seed = list(fanout), batch_size, seed
-        self._train = data.train_mask.nonzero().flatten()
-        self.nodes_per_epoch = self._train.numel()
+        self.nodes_per_epoch = int(supervision.epoch(0)[0].sum())
 
     def __len__(self) -> int:
-        return -(-self._train.numel() // self._batch_size)
+        return -(-self.nodes_per_epoch // self._batch_size)
 
     def epoch(self, number: int) -> Iterator[NodeBatch]:
         """The batches of epoch ``number``."""
+        mask, x = self._supervision.epoch(number)
         seed = self._seed * 1_000_003 + number
         loader = NodeLoader(
             self._data,
             node_sampler=CSRNeighborSampler(self._csr, num_neighbors=self._fanout, seed=seed),
-            input_nodes=self._train,
+            input_nodes=mask.nonzero().flatten(),
             batch_size=self._batch_size,
             shuffle=True,
             generator=torch.Generator().manual_seed(seed),
@@ -165,11 +194,21 @@ class NeighborBatches:
             part = CSR.incoming(sample.edge_index, sample.num_nodes)
             adj = adjacency(self._model, part, self._csr.degrees[sample.n_id])
             targets = torch.arange(sample.batch_size)
-            yield NodeBatch(sample.n_id, adj, targets, sample.y[: sample.batch_size]).to(self._device)
+            labels = sample.y[: sample.batch_size]
+            yield NodeBatch(sample.n_id, adj, targets, labels, _rows(x, sample.n_id)).to(self._device)
+
+
+def _rows(x: Tensor | None, node_ids: Tensor) -> Tensor | None:
+    return None if x is None else x[node_ids]
 
 
 def make_batches(
-    config: TrainConfig, data: Data, csr: CSR, adj: Adjacency, row_factors: tuple[int, ...]
+    config: TrainConfig,
+    data: Data,
+    csr: CSR,
+    adj: Adjacency,
+    row_factors: tuple[int, ...],
+    labels: LabelInputs | None = None,
 ) -> FullBatch | PartitionBatches | NeighborBatches:
     """The batches that ``config`` asks for.
 
@@ -179,10 +218,12 @@ def make_batches(
         csr: Its incoming neighbours.
         adj: Its matrix from :func:`~ttgraph.models.adjacency`.
         row_factors: The digits of the order.
+        labels: The training labels as inputs, if they are any.
     """
+    supervision = Supervision(data, labels)
     if config.batching == "full":
-        return FullBatch(data, adj)
+        return FullBatch(supervision, adj)
     common: dict[str, Any] = dict(model=config.model, seed=config.seed, device=adj.device)
     if config.batching == "partition":
-        return PartitionBatches(data, csr, row_factors, num_batches=config.num_batches, **common)
-    return NeighborBatches(data, csr, batch_size=config.batch_size, fanout=config.layer_fanout, **common)
+        return PartitionBatches(supervision, csr, row_factors, num_batches=config.num_batches, **common)
+    return NeighborBatches(supervision, data, csr, batch_size=config.batch_size, fanout=config.layer_fanout, **common)

@@ -14,6 +14,7 @@ from ttgraph.models import ModelName
 
 OrderName = Literal["metis", "homophily", "rcm", "random", "natural"]
 InitName = Literal["spectral", "orthogonal", "gaussian"]
+EmbeddingName = Literal["tt", "full", "hash", "poshash", "none"]
 Batching = Literal["full", "neighbor", "partition"]
 
 
@@ -77,6 +78,10 @@ class NodeConfig:
     """Learning rate of the network."""
     weight_decay: float = 0.0
     """Weight decay of the network."""
+    label_inputs: bool = False
+    """Training labels as inputs beside the embedding, hidden a fold at a time to learn from."""
+    correct_and_smooth: bool = False
+    """Correct and Smooth after training, its settings chosen on validation."""
     warmup: float = 0.05
     """Share of the training in which the learning rates rise; they fall along a cosine after that."""
     device: str = "cpu"
@@ -118,8 +123,9 @@ class NodeConfig:
 class TrainConfig(NodeConfig):
     """How to train one model on one graph: the flags of ``ttgraph train``."""
 
-    embedding: Literal["tt", "full"] = "tt"
-    """Node embedding: tensor train or dense table."""
+    embedding: EmbeddingName = "tt"
+    """Node embedding: tensor train; dense table; hashed rows, plain or beside those of a node's parts, with as many
+    parameters as the tensor train; or none, which needs label inputs."""
     order: OrderName = "metis"
     """Order of the nodes."""
     row_factors: OptionalInts = None
@@ -137,6 +143,8 @@ class TrainConfig(NodeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.embedding == "none" and not self.label_inputs:
+            raise ValueError("a network without an embedding has nothing to learn from; set label_inputs")
         if not self.lr_cores > 0:
             raise ValueError(f"lr_cores must be above 0, got {self.lr_cores}")
         if self.init_std is not None and not self.init_std > 0:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ttgraph import init
 from ttgraph.graph import CSR, leading_eigenvectors
-from ttgraph.nn import TTEmbedding
+from ttgraph.nn import HashEmbedding, PosHashEmbedding, TTEmbedding
 from ttgraph.shape import TTShape
 from ttgraph.train.config import TrainConfig
 
@@ -32,7 +32,7 @@ def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
     )
 
 
-def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> nn.Module:
+def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> nn.Module | None:
     """A fresh embedding of all nodes.
 
     Args:
@@ -41,19 +41,26 @@ def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> 
         edge_index: The graph, in the order of the nodes.  # (2, num_edges)
 
     Returns:
-        A :class:`~ttgraph.nn.TTEmbedding` or a :class:`torch.nn.Embedding`.
+        A module with a ``weight`` and a lookup by id; ``None`` where the configuration wants none.
     """
+    if config.embedding == "none":
+        return None
     generator = torch.Generator().manual_seed(config.seed)
+    num_nodes, dim = shape.num_embeddings, shape.embedding_dim
     if config.embedding == "full":
-        return nn.Embedding(
-            shape.num_embeddings, shape.embedding_dim, _weight=_dense_start(config, shape, edge_index, generator)
-        )
+        weight = _dense_start(config, shape, edge_index, generator)
+        return nn.Embedding(num_nodes, dim, _weight=weight)
     scale: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
+    if config.embedding in ("hash", "poshash"):
+        hashed: dict[str, Any] = dict(max_params=shape.num_params, seed=config.seed, generator=generator, **scale)
+        if config.embedding == "hash":
+            return HashEmbedding.plan(num_nodes, dim, **hashed)
+        return PosHashEmbedding.plan(shape.row_factors, num_nodes, dim, **hashed)
     if config.init == "spectral":
         cores = init.spectral(shape, edge_index, seed=config.seed, **scale)
     else:
         cores = getattr(init, config.init)(shape, generator=generator, **scale)
-    return TTEmbedding(shape.num_embeddings, shape.embedding_dim, cores=cores)
+    return TTEmbedding(num_nodes, dim, cores=cores)
 
 
 def _dense_start(config: TrainConfig, shape: TTShape, edge_index: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -23,7 +22,7 @@ from ttgraph import order as orders
 from ttgraph.data import load_dataset
 from ttgraph.files import make_folder, replacing
 from ttgraph.graph import CSR, digit_homophily
-from ttgraph.models import NodeClassifier, adjacency, make_gnn
+from ttgraph.models import LabelInputs, NodeClassifier, adjacency, make_gnn
 from ttgraph.order import NodeOrder
 from ttgraph.shape import TTShape
 from ttgraph.train.batches import NodeBatch, make_batches
@@ -31,6 +30,8 @@ from ttgraph.train.checkpoint import CheckpointError, read_tensors, write_tensor
 from ttgraph.train.config import TrainConfig
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import CHECKPOINT, Progress, Schedule, fit
+from ttgraph.train.metric import check_metric, score
+from ttgraph.train.smoothing import best_smoothing
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def train(
         >>> from ttgraph.data.synthetic import planted_hierarchy
         >>> config = TrainConfig(hidden=16, dim=16, rank=4, epochs=2)
         >>> sorted(train(config, planted_hierarchy(2000, seed=0)).summary)[:4]
-        ['best_epoch', 'compression', 'config', 'digit_homophily']
+        ['best_epoch', 'compression', 'config', 'correct_and_smooth']
     """
     begin = time.perf_counter()
     if config.threads is not None:
@@ -104,11 +105,17 @@ def train(
     if embedding is None:
         embedding = build_embedding(config, shape, data.edge_index)
     init_seconds = time.perf_counter() - init_begin
+    labels, x = None, None
+    if config.label_inputs:
+        labels = LabelInputs(
+            CSR.undirected(data.edge_index, data.num_nodes), data.y, data.train_mask, data.num_classes, seed=config.seed
+        )
+        x = labels.columns().to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         gnn = make_gnn(
             config.model,
-            config.dim,
+            (0 if embedding is None else config.dim) + (0 if labels is None else labels.num_channels),
             data.num_classes,
             hidden=config.hidden,
             layers=config.layers,
@@ -119,9 +126,9 @@ def train(
     progress = fit(
         model,
         _optimizer(config, model),
-        make_batches(config, data, csr, adj, shape.row_factors),
+        make_batches(config, data, csr, adj, shape.row_factors, labels),
         _loss_of(model),
-        lambda: score(data.metric, model.inference(adj), data.y, data.val_mask),
+        lambda: score(data.metric, model.inference(adj, x), data.y, data.val_mask),
         Schedule(
             config.epochs, config.patience, config.eval_every, config.warmup, config.seed, config.checkpoint_seconds
         ),
@@ -130,14 +137,20 @@ def train(
         config.resume,
     )
     # The one look at the test labels.
-    scores = model.inference(adj).cpu()
-    num_params = sum(p.numel() for p in embedding.parameters())
+    scores = model.inference(adj, x).cpu()
+    smoothed = best_smoothing(scores, data) if config.correct_and_smooth else None
+    num_params = 0 if embedding is None else sum(p.numel() for p in embedding.parameters())
+    network = {"test": score(data.metric, scores, data.y, data.test_mask), "val": progress.best_score}
+    if smoothed is not None:
+        scores = smoothed.scores
     summary = {
         "test": score(data.metric, scores, data.y, data.test_mask),
-        "val": progress.best_score,
+        "val": progress.best_score if smoothed is None else smoothed.val,
+        "network": network,
+        "correct_and_smooth": None if smoothed is None else smoothed.settings,
         "metric": data.metric,
         "embedding_params": num_params,
-        "compression": data.num_nodes * config.dim / num_params,
+        "compression": data.num_nodes * config.dim / num_params if num_params else None,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "seconds": time.perf_counter() - begin,
@@ -162,36 +175,6 @@ def make_order(config: TrainConfig, data: Data, shape: TTShape) -> NodeOrder:
     return method(data.edge_index, data.num_nodes, shape.row_factors, seed=config.seed, **labels)
 
 
-def check_metric(data: Data) -> None:
-    """Refuse a split over which the dataset's metric is not defined.
-
-    Raises:
-        ValueError: If ROC AUC is asked for of nodes that are all of one class.
-    """
-    for part in ("val", "test"):
-        classes = data.y[data[f"{part}_mask"]].unique()
-        if data.metric == "roc_auc" and len(classes) < 2:
-            raise ValueError(
-                f"roc_auc is not defined over the {part} nodes, which are all of class {int(classes[0])}; "
-                "choose another split, or the metric accuracy"
-            )
-
-
-def score(metric: str, scores: Tensor, labels: Tensor, mask: Tensor) -> float:
-    """Accuracy, or area under the ROC curve of two classes, over the nodes of ``mask``.
-
-    Args:
-        metric: ``accuracy`` or ``roc_auc``.
-        scores: Class scores.  # (num_nodes, num_classes)
-        labels: Classes.  # (num_nodes,)
-        mask: Which nodes count.  # (num_nodes,) bool
-    """
-    scores, labels = scores.cpu()[mask], labels.cpu()[mask]
-    if metric == "roc_auc":
-        return float(roc_auc_score(labels, (scores[:, 1] - scores[:, 0]).nan_to_num().numpy()))
-    return float((scores.argmax(dim=1) == labels).float().mean())
-
-
 def peak_memory_mb() -> float:
     """The most memory that this process has held, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -209,18 +192,15 @@ def _device(name: str) -> torch.device:
 
 def _optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(
-        [
-            {"params": list(model.embedding.parameters()), "lr": config.lr_cores, "weight_decay": 0.0},
-            {"params": list(model.gnn.parameters()), "lr": config.lr, "weight_decay": config.weight_decay},
-        ],
-        fused=True,
-    )
+    groups = [{"params": list(model.gnn.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
+    if model.embedding is not None:
+        groups.insert(0, {"params": list(model.embedding.parameters()), "lr": config.lr_cores, "weight_decay": 0.0})
+    return kind(groups, fused=True)
 
 
 def _loss_of(model: NodeClassifier) -> Callable[[NodeBatch], Tensor]:
     def loss_of(batch: NodeBatch) -> Tensor:
-        return F.cross_entropy(model(batch.adj, batch.node_ids)[batch.targets], batch.labels)
+        return F.cross_entropy(model(batch.adj, batch.node_ids, batch.x)[batch.targets], batch.labels)
 
     return loss_of
 
