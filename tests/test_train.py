@@ -46,6 +46,45 @@ def test_every_order_and_both_embeddings_run(data, order):
     assert summary["compression"] == 1.0
 
 
+@pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
+@pytest.mark.parametrize("embedding", ["tt", "none"])
+def test_label_inputs_teach_with_every_batching(data, batching, embedding):
+    config = replace(SMALL, embedding=embedding, batching=batching, epochs=25, label_inputs=True)
+    result = train(config, data)
+    assert result.summary["test"] > 0.5  # four classes of equal size
+    assert (result.model.embedding is None) == (embedding == "none")
+    assert (result.summary["compression"] is None) == (embedding == "none")
+    again = train(config, data)
+    assert torch.equal(again.scores, result.scores)
+
+
+def test_hashed_tables_take_the_budget_of_the_tensor_train(data):
+    config = replace(SMALL, rank=8, row_factors=(10, 10, 6))
+    budget = train(replace(config, epochs=1), data).summary["embedding_params"]
+    for embedding in ("hash", "poshash"):
+        summary = train(replace(config, embedding=embedding, epochs=1), data).summary
+        assert budget - 16 < summary["embedding_params"] <= budget
+
+
+def test_correct_and_smooth_is_applied_to_all_that_is_written(data, tmp_path):
+    config = replace(SMALL, epochs=3)
+    plain = train(config, data).summary
+    result = train(replace(config, correct_and_smooth=True, out=tmp_path), data)
+    summary = result.summary
+    assert summary["network"] == {"test": plain["test"], "val": plain["val"]}
+    assert plain["correct_and_smooth"] is None
+    assert summary["correct_and_smooth"].keys() == {"correction", "smoothing"}
+    assert summary["val"] > plain["val"]
+    predicted = np.load(tmp_path / "predictions.npy")
+    test = data.test_mask.numpy()
+    assert (predicted == data.y.numpy())[test].mean() == pytest.approx(summary["test"])
+
+
+def test_no_embedding_and_no_label_inputs_is_nothing():
+    with pytest.raises(ValueError, match="nothing to learn from; set label_inputs"):
+        TrainConfig(embedding="none")
+
+
 @pytest.mark.parametrize("init", ["spectral", "orthogonal", "gaussian"])
 @pytest.mark.parametrize("embedding", ["tt", "full"])
 def test_every_start_has_the_scale_that_was_asked_for(data, init, embedding):
