@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import ttgraph.compare as module
-from ttgraph.compare import CompareConfig, compare, contenders, label_propagation, table
+import ttgraph.compare.study as module
+from ttgraph.compare import CompareConfig, compare, contenders, label_propagation, paired_tests, table
 from ttgraph.data import planted_hierarchy
 from ttgraph.files import WriteError
 from ttgraph.train import CheckpointError, Interrupted, NodeConfig
@@ -71,12 +71,12 @@ def test_tiny_comparison(graph, tmp_path, monkeypatch):
     assert markdown.startswith("| contender")
     assert len(markdown.splitlines()) == 2 + len(rows)
     assert (tmp_path / "c" / "compare.png").read_bytes().startswith(b"\x89PNG")
-    assert set(files(tmp_path / "c")) == {"compare.json", "compare.md", "compare.png", "runs.json"}
+    assert set(files(tmp_path / "c")) == {"by_degree.png", "compare.json", "compare.md", "compare.png", "pareto.png", "runs.json"}
 
 
 def test_every_order_shape_and_start_has_the_same_budget():
     config = replace(SMALL, order=("metis", "rcm"), row_factors=((10, 6, 5), (20, 15)), init=("orthogonal",), epochs=7)
-    named = dict(contenders(config))
+    named = dict(contenders(config, 300))
     assert len(named) == 2 + 2 * 2 * 1
     assert named["TT rank 2, rcm, 20x15, orthogonal"].row_factors == (20, 15)
     for field in fields(NodeConfig):
@@ -84,12 +84,12 @@ def test_every_order_shape_and_start_has_the_same_budget():
             assert {getattr(trial, field.name) for trial in named.values()} == {getattr(config, field.name)}
     dense = named["dense table, spectral"]
     assert (dense.embedding, dense.init, dense.order) == ("full", "spectral", "natural")
-    assert len(dict(contenders(replace(config, dense=False)))) == 4
+    assert len(dict(contenders(replace(config, dense=False), 300))) == 4
 
 
 def test_dense_tables_get_an_order_where_the_batches_are_parts():
     config = replace(SMALL, batching="partition", order=("rcm", "metis"), row_factors=((20, 15),))
-    dense = dict(contenders(config))["dense table, gaussian"]
+    dense = dict(contenders(config, 300))["dense table, gaussian"]
     assert (dense.order, dense.row_factors) == ("rcm", (20, 15))
 
 

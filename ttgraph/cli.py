@@ -83,10 +83,11 @@ def run_train(config: TrainConfig) -> None:
 
 def run_compare(config: CompareConfig) -> None:
     """Compare embeddings."""
-    from ttgraph.compare import compare, table
+    from ttgraph.compare import compare, paired_tests, table
 
     config = _with_folder(config, f"{config.model}-compare")
-    print(table(compare(config)))
+    rows = compare(config)
+    print("\n\n".join(filter(None, (table(rows), paired_tests(rows)))))
     print(f"the table, the curves and every run are in {config.out}")
 
 

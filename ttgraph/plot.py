@@ -65,6 +65,57 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     return _write(figure, path)
 
 
+def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> Figure:
+    """Plot the test scores of contenders against their parameters; those that nobody beats in both are joined.
+
+    Args:
+        rows: For each contender ``name``, ``params``, ``test`` and ``test_std``.
+        path: Picture file to write, if any.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure("")
+    axes = figure.subplots()
+    for number, row in enumerate(rows):
+        marker = "osD^v<>PX*"[number // 10 % 10]  # matplotlib has ten colours
+        axes.errorbar(row["params"], row["test"], row["test_std"], fmt=marker, capsize=2, label=row["name"])
+    front: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row["params"], -row["test"])):
+        if not front or row["test"] > front[-1]["test"]:
+            front.append(row)
+    axes.plot([row["params"] for row in front], [row["test"] for row in front], color="grey", lw=1, zorder=0)
+    axes.set_xscale("symlog", linthresh=1000)  # some have no parameters
+    axes.set_xlim(left=0)
+    axes.set(xlabel="parameters of the embedding", ylabel="test score")
+    axes.grid(alpha=0.3)
+    if rows:
+        figure.legend(loc="outside right upper", fontsize="small")
+    return _write(figure, path)
+
+
+def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Path | None = None) -> Figure:
+    """Plot the test scores of contenders against the degree of the nodes.
+
+    Args:
+        scores: For each contender's name a mapping per range of degrees, with its least ``degree`` and the ``score``.
+        path: Picture file to write, if any.
+
+    Returns:
+        The figure.
+    """
+    figure = _figure("")
+    axes = figure.subplots()
+    for name, ranges in scores.items():
+        axes.plot([row["degree"] for row in ranges], [row["score"] for row in ranges], marker=".", label=name)
+    axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set(xlabel="degree, at least", ylabel="test score")
+    axes.grid(alpha=0.3)
+    if scores:
+        figure.legend(loc="outside right upper", fontsize="small")
+    return _write(figure, path)
+
+
 def _figure(title: str) -> Figure:
     # A figure of its own, not pyplot's: no display, no global state.
     from matplotlib.figure import Figure

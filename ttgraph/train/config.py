@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +59,8 @@ class NodeConfig:
     """TT rank."""
     depth: int = 3
     """Number of TT cores."""
+    max_params: int | None = None
+    """Most parameters of the embedding: the largest rank that they allow instead of rank, and the hashed rows."""
     epochs: int = 60
     """Most epochs to train."""
     patience: int = 20
@@ -107,6 +110,8 @@ class NodeConfig:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.max_params is not None and self.max_params < 1:
+            raise ValueError(f"max_params must be at least 1, got {self.max_params}")
         if self.depth < 2:
             raise ValueError(f"depth must be at least 2, got {self.depth}")
         if any(count < 1 and count != -1 for count in self.fanout) or not self.fanout:
@@ -136,6 +141,8 @@ class TrainConfig(NodeConfig):
     """Standard deviation of the embedding's entries at the start; the default of the init if left out."""
     lr_cores: float = 0.01
     """Learning rate of the embedding: its cores, or the dense table."""
+    weight_decay_cores: float = 0.0
+    """Weight decay of the embedding."""
     seed: int = 0
     """Seed of everything random."""
     checkpoint_seconds: float = 15.0
@@ -147,7 +154,14 @@ class TrainConfig(NodeConfig):
             raise ValueError("a network without an embedding has nothing to learn from; set label_inputs")
         if not self.lr_cores > 0:
             raise ValueError(f"lr_cores must be above 0, got {self.lr_cores}")
+        if not self.weight_decay_cores >= 0:
+            raise ValueError(f"weight_decay_cores must be at least 0, got {self.weight_decay_cores}")
         if self.init_std is not None and not self.init_std > 0:
             raise ValueError(f"init_std must be above 0, got {self.init_std}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+
+
+def plain(config: NodeConfig) -> dict[str, Any]:
+    """A configuration as JSON holds it."""
+    return json.loads(json.dumps(asdict(config), default=str))

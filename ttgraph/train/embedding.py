@@ -16,6 +16,8 @@ from ttgraph.train.config import TrainConfig
 
 # What a dense table starts with unless told otherwise, from the sweep in tests/bench/RESULTS.md.
 DENSE_STD = 0.1
+# A budget's rank is a multiple of this: the vectors of the kernels hold as many numbers.
+_RANK_MULTIPLE = 4
 
 
 def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
@@ -24,11 +26,21 @@ def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
     Raises:
         ValueError: If there is no such shape.
     """
-    # A dense table follows the same digits, but its columns need no factors.
-    depth = len(config.row_factors or ()) or config.depth
-    columns = (1,) * (depth - 1) + (config.dim,) if config.embedding == "full" else None
+    rows, columns, budget = config.row_factors, None, config.max_params
+    if config.embedding in ("full", "none"):
+        # Their order has digits, too, but their columns need no factors, and their size is no choice.
+        columns, budget = (1,) * (len(rows or (1,) * config.depth) - 1) + (config.dim,), None
+    elif config.embedding == "poshash" and rows is None and budget is not None:
+        rows = _position_factors(num_nodes, budget // config.dim)
     return TTShape.plan(
-        num_nodes, config.dim, rank=config.rank, depth=depth, row_factors=config.row_factors, col_factors=columns
+        num_nodes,
+        config.dim,
+        rank=config.rank,
+        depth=config.depth,
+        row_factors=rows,
+        col_factors=columns,
+        max_params=budget,
+        rank_multiple=_RANK_MULTIPLE,
     )
 
 
@@ -52,7 +64,8 @@ def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> 
         return nn.Embedding(num_nodes, dim, _weight=weight)
     scale: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
     if config.embedding in ("hash", "poshash"):
-        hashed: dict[str, Any] = dict(max_params=shape.num_params, seed=config.seed, generator=generator, **scale)
+        budget = config.max_params or shape.num_params
+        hashed: dict[str, Any] = dict(max_params=budget, seed=config.seed, generator=generator, **scale)
         if config.embedding == "hash":
             return HashEmbedding.plan(num_nodes, dim, **hashed)
         return PosHashEmbedding.plan(shape.row_factors, num_nodes, dim, **hashed)
@@ -75,3 +88,10 @@ def _dense_start(config: TrainConfig, shape: TTShape, edge_index: Tensor, genera
         if config.init == "orthogonal":
             weight = torch.linalg.qr(weight).Q if num_nodes >= dim else torch.linalg.qr(weight.T).Q.T
     return weight.float() * ((config.init_std or DENSE_STD) / weight.float().square().mean().sqrt())
+
+
+def _position_factors(num_nodes: int, num_rows: int) -> tuple[int, ...]:
+    """Two levels of parts that take half of the rows that a budget has, the first about a cube root of the nodes."""
+    first = max(2, round(num_nodes ** (1 / 3)))
+    second = max(1, num_rows // 2 // first - 1)
+    return first, second, -(-num_nodes // (first * second))

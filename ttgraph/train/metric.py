@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch_geometric.data import Data
@@ -35,3 +36,29 @@ def score(metric: str, scores: Tensor, labels: Tensor, mask: Tensor) -> float:
     if metric == "roc_auc":
         return float(roc_auc_score(labels, (scores[:, 1] - scores[:, 0]).nan_to_num().numpy()))
     return float((scores.argmax(dim=1) == labels).float().mean())
+
+
+def score_by_degree(
+    metric: str, scores: Tensor, labels: Tensor, mask: Tensor, degrees: Tensor
+) -> list[dict[str, float]]:
+    """The score over the nodes of ``mask`` of each range of degrees: 0, 1, 2 to 3, 4 to 7 and so on.
+
+    Args:
+        metric: ``accuracy`` or ``roc_auc``.
+        scores: Class scores.  # (num_nodes, num_classes)
+        labels: Classes.  # (num_nodes,)
+        mask: Which nodes count.  # (num_nodes,) bool
+        degrees: Neighbours of each node.  # (num_nodes,)
+
+    Returns:
+        For each range that has nodes its least degree, their number and their score; ranges over which ROC AUC is
+        not defined are left out.
+    """
+    ranges = torch.bucketize(degrees, 2 ** torch.arange(63), right=True)  # 0, 1, 2-3, 4-7, ...
+    rows = []
+    for number in ranges[mask].unique().tolist():
+        chosen = mask & (ranges == number)
+        if metric == "accuracy" or len(labels[chosen].unique()) == 2:
+            least = 2 ** (number - 1) if number else 0
+            rows.append({"degree": least, "nodes": int(chosen.sum()), "score": score(metric, scores, labels, chosen)})
+    return rows

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from ttgraph.order import NodeOrder
 from ttgraph.shape import TTShape
 from ttgraph.train.batches import NodeBatch, make_batches
 from ttgraph.train.checkpoint import CheckpointError, read_tensors, write_tensors
-from ttgraph.train.config import TrainConfig
+from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import CHECKPOINT, Progress, Schedule, fit
-from ttgraph.train.metric import check_metric, score
+from ttgraph.train.metric import check_metric, score, score_by_degree
 from ttgraph.train.smoothing import best_smoothing
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def train(
             config.epochs, config.patience, config.eval_every, config.warmup, config.seed, config.checkpoint_seconds
         ),
         config.out,
-        {"config": _plain(config)},
+        {"config": plain(config)},
         config.resume,
     )
     # The one look at the test labels.
@@ -155,12 +155,13 @@ def train(
         "epochs": progress.epoch,
         "seconds": time.perf_counter() - begin,
         "seconds_per_epoch": progress.seconds_per_epoch,
+        "by_degree": score_by_degree(data.metric, scores, data.y, data.test_mask, csr.degrees),
         "order_seconds": order_seconds,
         "init_seconds": init_seconds,
         "peak_memory_mb": peak_memory_mb(),
         "digit_homophily": digit_homophily(data.edge_index, shape.row_factors),
         "row_factors": shape.row_factors,
-        "config": _plain(config),
+        "config": plain(config),
     }
     result = Result(summary, order.to_user(scores), model, order, progress)
     if config.out is not None:
@@ -194,7 +195,8 @@ def _optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimi
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     groups = [{"params": list(model.gnn.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
     if model.embedding is not None:
-        groups.insert(0, {"params": list(model.embedding.parameters()), "lr": config.lr_cores, "weight_decay": 0.0})
+        cores = list(model.embedding.parameters())
+        groups.insert(0, {"params": cores, "lr": config.lr_cores, "weight_decay": config.weight_decay_cores})
     return kind(groups, fused=True)
 
 
@@ -205,17 +207,12 @@ def _loss_of(model: NodeClassifier) -> Callable[[NodeBatch], Tensor]:
     return loss_of
 
 
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON holds it."""
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
 def _prepare_folder(config: TrainConfig) -> None:
     """Make the results folder, and keep a run from overwriting or wrongly continuing another."""
     assert config.out is not None
     if config.resume:
         _, metadata = read_tensors(config.out / CHECKPOINT)
-        before, now = metadata["config"], _plain(config)
+        before, now = metadata["config"], plain(config)
         changed = [k for k in now if k not in _FREE_FIELDS and before.get(k) != now[k]]
         if changed:
             told = ", ".join(f"{k}={before.get(k)} there and {now[k]} here" for k in changed)

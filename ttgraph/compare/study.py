@@ -1,0 +1,173 @@
+"""Running a comparison: each training run is done once, kept, and never lost."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from ttgraph.compare.config import CompareConfig, contenders
+from ttgraph.compare.table import paired_tests, table
+from ttgraph.data import load_dataset
+from ttgraph.files import make_folder, replacing
+from ttgraph.graph import CSR, propagate_labels
+from ttgraph.order import NodeOrder
+from ttgraph.plot import plot_by_degree, plot_comparison, plot_pareto
+from ttgraph.train.config import TrainConfig, plain
+from ttgraph.train.embedding import build_embedding, plan_shape
+from ttgraph.train.engine import Interrupted
+from ttgraph.train.metric import check_metric, score
+from ttgraph.train.node_job import make_order, train
+from ttgraph.train.runs import Runs
+
+logger = logging.getLogger(__name__)
+
+# What label propagation chooses from on validation: the neighbours' share, or labels put back in every step.
+_PROPAGATIONS: tuple[dict[str, float], ...] = (
+    *({"alpha": alpha} for alpha in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)),
+    {"clamp": True},
+)
+
+
+def compare(config: CompareConfig) -> list[dict[str, Any]]:
+    """Run every contender; write ``compare.json``, ``compare.md`` and three pictures.
+
+    The pictures are ``compare.png``, validation scores against epochs, ``pareto.png``, test scores against
+    parameters, and ``by_degree.png``, test scores of nodes of few and of many neighbours.
+
+    Args:
+        config: Which contenders, under which budget; ``out`` names the folder.
+
+    Returns:
+        A row for each contender: its name, parameters, compression, mean and deviation of the validation and
+        test scores over the seeds, the same after Correct and Smooth where it was asked for, seconds of a run, and
+        what was chosen on validation.
+    """
+    folder = config.out
+    if folder is None:
+        raise ValueError("compare needs a folder for its results; set out")
+    runs = Runs(folder / "runs.json", config.resume)
+    data = load_dataset(config.data, split=config.split)
+    check_metric(data)
+    rows, curves = [], {}
+    named = list(contenders(config, data.num_nodes))
+    make_folder(folder)
+    if config.label_propagation:
+        key = f"label propagation, {config.data}, split {config.split}"
+        rows.append(runs.get(key, lambda: label_propagation(data)))
+    orders: dict[tuple[Any, ...], NodeOrder] = {}
+    for name, contender in named:
+        try:
+            row, history = _tuned(name, contender, config, data, orders, runs)
+        except Interrupted as stop:
+            raise Interrupted(f"{name}: {stop}; the runs before it are in {folder}") from stop
+        rows.append(row)
+        curves[name] = history
+        logger.info("%s: %s %.4f", name, row["metric"], row["test"])
+        _write(folder, config, rows)
+    _write(folder, config, rows)
+    plot_comparison(curves, folder / "compare.png")
+    plot_pareto(rows, folder / "pareto.png")
+    plot_by_degree({row["name"]: row["by_degree"] for row in rows if row["by_degree"]}, folder / "by_degree.png")
+    return rows
+
+
+def label_propagation(data: Data) -> dict[str, Any]:
+    """Label propagation with its setting chosen on validation: the baseline that learns nothing.
+
+    Args:
+        data: The graph with labels and masks.
+
+    Returns:
+        A row as those of :func:`compare`.
+
+    Source: Zhou et al., "Learning with Local and Global Consistency" (NeurIPS 2003).
+    """
+    csr = CSR.undirected(data.edge_index, data.num_nodes)
+
+    def scored(setting: Any, mask: Tensor) -> float:
+        scores = propagate_labels(csr, data.y, data.train_mask, num_classes=data.num_classes, **setting)
+        return score(data.metric, scores, data.y, mask)
+
+    vals = [scored(setting, data.val_mask) for setting in _PROPAGATIONS]
+    best = max(range(len(vals)), key=vals.__getitem__)
+    test = scored(_PROPAGATIONS[best], data.test_mask)
+    result = {"val": vals[best], "test": test, "metric": data.metric, "embedding_params": 0, "compression": None}
+    return _row("label propagation", [result], _PROPAGATIONS[best])
+
+
+def _write(folder: Path, config: CompareConfig, rows: list[dict[str, Any]]) -> None:
+    with replacing(folder / "compare.json") as temporary:
+        temporary.write_text(json.dumps({"config": plain(config), "rows": rows}, indent=2) + "\n")
+    texts = [table(rows, "github"), paired_tests(rows, "github")]
+    with replacing(folder / "compare.md") as temporary:
+        temporary.write_text("\n\n".join(filter(None, texts)) + "\n")
+
+
+def _tuned(
+    name: str,
+    contender: TrainConfig,
+    config: CompareConfig,
+    data: Data,
+    orders: dict[tuple[Any, ...], NodeOrder],
+    runs: Runs,
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """A contender's row: its grid with the first seed, the best of it with all seeds."""
+    starts: dict[tuple[Any, ...], nn.Module | None] = {}  # the trials of a grid differ in the learning rate, too
+
+    def run(trial: TrainConfig) -> dict[str, Any]:
+        def go() -> dict[str, Any]:
+            shape = plan_shape(trial, data.num_nodes)
+            key = (trial.order, shape.row_factors, trial.seed)
+            if key not in orders:
+                orders[key] = make_order(trial, data, shape)
+            start = (trial.init_std, trial.seed)
+            if start not in starts:
+                starts[start] = build_embedding(trial, shape, orders[key].apply(data).edge_index)
+            result = train(trial, data, orders[key], copy.deepcopy(starts[start]))
+            return {**result.summary, "history": result.progress.history}
+
+        return runs.get(json.dumps(plain(trial)), go)
+
+    grid = config.grid(contender)
+    best = max(grid, key=lambda trial: run(trial)["val"])
+    results = [run(replace(best, seed=seed)) for seed in range(config.seeds)]
+    tuned = ("lr",) if contender.embedding == "none" else ("lr_cores", "init_std", "weight_decay_cores")
+    chosen = {key: getattr(best, key) for key in tuned if len({getattr(trial, key) for trial in grid}) > 1}
+    return _row(name, results, chosen), results[0]["history"]
+
+
+def _row(name: str, results: list[dict[str, Any]], chosen: Mapping[str, float | None]) -> dict[str, Any]:
+    """A contender's row from the summaries of its runs, one for each seed."""
+    # Where the scores were corrected and smoothed, those of the network itself are beside them.
+    networks = [result.get("network", result) for result in results]
+    smoothed = results[0].get("correct_and_smooth") is not None
+    seconds = [result["seconds"] for result in results if "seconds" in result]
+    return {
+        "name": name,
+        "metric": results[0]["metric"],
+        "params": results[0]["embedding_params"],
+        "compression": results[0]["compression"],
+        **_statistics(networks),
+        "smoothed": _statistics(results) if smoothed else None,
+        "seconds": statistics.mean(seconds) if seconds else None,
+        "chosen": chosen,
+        "by_degree": results[0].get("by_degree"),
+    }
+
+
+def _statistics(results: list[dict[str, Any]]) -> dict[str, Any]:
+    scores: dict[str, Any] = {"seeds": len(results), "tests": [result["test"] for result in results]}
+    for part in ("val", "test"):
+        values = [result[part] for result in results]
+        scores[part] = statistics.mean(values)
+        scores[f"{part}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return scores
