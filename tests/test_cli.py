@@ -46,6 +46,8 @@ train_fraction = 0.3
 seed = 0
 """
 
+WRITTEN = {"by_degree.png", "compare.json", "compare.md", "compare.png", "pareto.png", "runs.json"}
+
 
 def arrays(num_nodes: int = 200, classes: int = 3) -> dict[str, np.ndarray]:
     data = planted_hierarchy(
@@ -204,7 +206,14 @@ def test_compare(here, capsys, data):
     for contender in ("label propagation", "dense table, gaussian", "dense table, spectral", "TT rank 2, natural"):
         assert contender in out
     folder = Path("runs") / f"{data[0]}-sage-compare"
-    assert {path.name for path in folder.iterdir()} == {"by_degree.png", "compare.json", "compare.md", "compare.png", "pareto.png", "runs.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "by_degree.png",
+        "compare.json",
+        "compare.md",
+        "compare.png",
+        "pareto.png",
+        "runs.json",
+    }
 
 
 def test_runs_as_a_module(here, capsys, monkeypatch):

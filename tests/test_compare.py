@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import ttgraph.compare.study as module
-from ttgraph.compare import CompareConfig, compare, contenders, label_propagation, paired_tests, table
+from ttgraph.compare import CompareConfig, compare, contenders, label_propagation, table
 from ttgraph.data import planted_hierarchy
 from ttgraph.files import WriteError
 from ttgraph.train import CheckpointError, Interrupted, NodeConfig
 
+WRITTEN = {"by_degree.png", "compare.json", "compare.md", "compare.png", "pareto.png", "runs.json"}
 SMALL = CompareConfig(data="g", hidden=8, dim=8, rank=2, layers=2, epochs=2)
 
 
@@ -71,7 +72,14 @@ def test_tiny_comparison(graph, tmp_path, monkeypatch):
     assert markdown.startswith("| contender")
     assert len(markdown.splitlines()) == 2 + len(rows)
     assert (tmp_path / "c" / "compare.png").read_bytes().startswith(b"\x89PNG")
-    assert set(files(tmp_path / "c")) == {"by_degree.png", "compare.json", "compare.md", "compare.png", "pareto.png", "runs.json"}
+    assert set(files(tmp_path / "c")) == {
+        "by_degree.png",
+        "compare.json",
+        "compare.md",
+        "compare.png",
+        "pareto.png",
+        "runs.json",
+    }
 
 
 def test_every_order_shape_and_start_has_the_same_budget():

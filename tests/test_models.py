@@ -75,5 +75,5 @@ def test_hidden_must_be_a_multiple_of_heads():
 
 
 def test_unknown_network():
-    with pytest.raises(ValueError, match="take gcn, sage or gat"):
+    with pytest.raises(ValueError, match="take gcn, sage, gat or mlp"):
         make_gnn("gin", 8, 3)

@@ -28,6 +28,7 @@ PUBLIC = {
         "digit_homophily",
         "edge_homophily",
         "leading_eigenvectors",
+        "node2vec",
         "normalized_adjacency",
         "propagate",
         "propagate_labels",

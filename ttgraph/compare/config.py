@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, get_args
 
 from ttgraph.train.config import InitName, Ints, NodeConfig, OrderName, TrainConfig, comma_separated
 from ttgraph.train.embedding import plan_shape
+
+logger = logging.getLogger(__name__)
 
 Orders = Annotated[tuple[OrderName, ...], comma_separated(str, "ORDER")]
 Inits = Annotated[tuple[InitName, ...], comma_separated(str, "INIT")]
@@ -24,7 +28,7 @@ class CompareConfig(NodeConfig):
 
     Each table, dense, hashed or tensor train, gets the same budget: one run for every combination of ``lr_cores``,
     ``init_std`` and ``weight_decay_cores``, the best of which on validation is run again with the other seeds. A
-    network without a table has its own learning rate to choose instead, among the same.
+    network without a table to learn has its own learning rate to choose instead, among the same.
     """
 
     order: Orders = ("metis", "random")
@@ -46,8 +50,8 @@ class CompareConfig(NodeConfig):
     dense: bool = True
     """Whether the dense tables take part."""
     all: bool = False
-    """Everybody: the hashed tables of as many parameters too, and all of them without and with label inputs, Correct
-    and Smooth after each."""
+    """Everybody: node2vec and the hashed tables of as many parameters too, and all of them without and with label
+    inputs, Correct and Smooth after each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +68,7 @@ class CompareConfig(NodeConfig):
 
     def grid(self, contender: TrainConfig) -> list[TrainConfig]:
         """The settings that a contender may choose from."""
-        if contender.embedding == "none":
+        if contender.embedding == "none" or contender.lr_cores == 0:
             return [replace(contender, lr=lr) for lr in self.lr_cores]
         return [
             replace(contender, lr_cores=lr, init_std=std, weight_decay_cores=decay)
@@ -97,6 +101,13 @@ def _tables(config: CompareConfig, shared: dict[str, Any], num_nodes: int) -> It
         for start in DENSE_STARTS:
             yield f"dense table, {start}", TrainConfig(**shared, **batches, embedding="full", init=start)
     if config.all:
+        if importlib.util.find_spec("gensim") is None:
+            logger.warning("node2vec takes no part, for it needs gensim; pip install 'ttgraph[node2vec]'")
+        else:
+            walked: dict[str, Any] = dict(**batches, embedding="full", init="node2vec")
+            yield "dense table, node2vec", TrainConfig(**shared, **walked)
+            if not shared["label_inputs"]:
+                yield "node2vec + MLP", TrainConfig(**shared | {"model": "mlp"}, **walked, lr_cores=0)
         budget = plan_shape(TrainConfig(**shared, **first), num_nodes).num_params
         hashed: dict[str, Any] = shared | {"max_params": budget}
         yield "hashed table", TrainConfig(**hashed, **batches, embedding="hash")

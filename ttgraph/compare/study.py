@@ -140,7 +140,7 @@ def _tuned(
     grid = config.grid(contender)
     best = max(grid, key=lambda trial: run(trial)["val"])
     results = [run(replace(best, seed=seed)) for seed in range(config.seeds)]
-    tuned = ("lr",) if contender.embedding == "none" else ("lr_cores", "init_std", "weight_decay_cores")
+    tuned = ("lr", "lr_cores", "init_std", "weight_decay_cores")
     chosen = {key: getattr(best, key) for key in tuned if len({getattr(trial, key) for trial in grid}) > 1}
     return _row(name, results, chosen), results[0]["history"]
 

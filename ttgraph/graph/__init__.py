@@ -2,6 +2,7 @@
 
 from ttgraph.graph.csr import CSR
 from ttgraph.graph.homophily import adjusted_homophily, digit_homophily, edge_homophily
+from ttgraph.graph.node2vec import node2vec
 from ttgraph.graph.propagation import propagate, propagate_labels, symmetric_adjacency
 from ttgraph.graph.spectral import leading_eigenvectors, normalized_adjacency
 
@@ -11,6 +12,7 @@ __all__ = [
     "digit_homophily",
     "edge_homophily",
     "leading_eigenvectors",
+    "node2vec",
     "normalized_adjacency",
     "propagate",
     "propagate_labels",

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.models import GAT
+from torch_geometric.nn.models import GAT, MLP
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 
 from ttgraph.graph import CSR
 from ttgraph.models.convs import GCN, EmbeddingRows, GraphSAGE, ReLUDropout
 from ttgraph.ops import Adjacency
 
-ModelName = Literal["gcn", "sage", "gat"]
+ModelName = Literal["gcn", "sage", "gat", "mlp"]
 
 # The most message values (edges times channels) that layer-wise inference holds at a time.
 _INFERENCE_MESSAGES = 1 << 26
@@ -35,10 +35,10 @@ class NodeClassifier(nn.Module):
         torch.Size([5, 3])
     """
 
-    def __init__(self, embedding: nn.Module | None, gnn: BasicGNN) -> None:
+    def __init__(self, embedding: nn.Module | None, gnn: BasicGNN | MLP) -> None:
         super().__init__()
         self.embedding = embedding
-        self.gnn: BasicGNN = gnn
+        self.gnn: BasicGNN | MLP = gnn
 
     def forward(self, adj: Adjacency, node_ids: Tensor | None = None, x: Tensor | None = None) -> Tensor:
         """Class scores of nodes.
@@ -53,6 +53,8 @@ class NodeClassifier(nn.Module):
         """
         if isinstance(self.gnn, (GCN, GraphSAGE)):
             return self.gnn(self._input(node_ids, x), adj)
+        if isinstance(self.gnn, MLP):
+            return self.gnn(self._columns(node_ids, x))
         return self.gnn(self._columns(node_ids, x), adj.to_sparse())
 
     @torch.no_grad()
@@ -106,11 +108,11 @@ def make_gnn(
     layers: int = 3,
     dropout: float = 0.5,
     heads: int = 4,
-) -> BasicGNN:
+) -> BasicGNN | MLP:
     """Build one of PyG's networks with batch normalisation, for the graphs that :func:`adjacency` makes.
 
     Args:
-        name: ``gcn``, ``sage`` or ``gat``.
+        name: ``gcn``, ``sage``, ``gat``, or ``mlp``, which hears no neighbour.
         in_channels: Columns of the embedding, and of what is beside it.
         out_channels: Classes.
         hidden: Hidden channels.
@@ -124,13 +126,21 @@ def make_gnn(
     Raises:
         ValueError: If ``hidden`` is not a multiple of ``heads``.
     """
+    if name == "mlp":
+        return MLP(
+            in_channels=in_channels,
+            hidden_channels=hidden,
+            out_channels=out_channels,
+            num_layers=layers,
+            dropout=dropout,
+        )
     kinds: dict[str, tuple[type[BasicGNN], dict[str, Any]]] = {
         "gcn": (GCN, dict(normalize=False)),
         "sage": (GraphSAGE, {}),
         "gat": (GAT, dict(heads=heads, add_self_loops=False)),
     }
     if name not in kinds:
-        raise ValueError(f"there is no model {name!r}; take gcn, sage or gat")
+        raise ValueError(f"there is no model {name!r}; take gcn, sage, gat or mlp")
     if name == "gat" and hidden % heads:
         raise ValueError(f"hidden={hidden} must be a multiple of heads={heads} for gat; change one of them")
     kind, options = kinds[name]
@@ -144,7 +154,8 @@ def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Adjac
 
     Args:
         name: The network: ``sage`` averages over neighbours; ``gcn`` weighs them by the symmetric
-            normalisation with self loops; ``gat`` attends to neighbours and the node itself.
+            normalisation with self loops; ``gat`` attends to neighbours and the node itself. To ``mlp`` none is
+            any use: it gets that of ``sage``.
         csr: Incoming neighbours of each node: the whole graph or a part of it.
         degrees: Degrees of these nodes in the whole graph, where ``csr`` is a part: a part's own would
             make GCN wrong, so its weights come from the whole graph, scaled up by the share of the
@@ -155,7 +166,7 @@ def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Adjac
     """
     nodes = torch.arange(csr.num_nodes)
     targets = torch.repeat_interleave(nodes, csr.degrees)
-    if name == "sage":
+    if name in ("sage", "mlp"):
         return Adjacency(csr.offsets, csr.neighbours, 1 / csr.degrees.float()[targets], csr.num_nodes)
     looped = CSR.incoming(torch.stack([torch.cat([csr.neighbours, nodes]), torch.cat([targets, nodes])]), csr.num_nodes)
     if name == "gat":

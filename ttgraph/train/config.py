@@ -14,25 +14,34 @@ from tyro.constructors import PrimitiveConstructorSpec
 from ttgraph.models import ModelName
 
 OrderName = Literal["metis", "homophily", "rcm", "random", "natural"]
-InitName = Literal["spectral", "orthogonal", "gaussian"]
+InitName = Literal["spectral", "orthogonal", "gaussian", "node2vec"]
 EmbeddingName = Literal["tt", "full", "hash", "poshash", "none"]
 Batching = Literal["full", "neighbor", "partition"]
 
 
-def comma_separated(parse: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """How the command line reads a tuple: as one word with commas, such as ``1024,13,13``."""
+def comma_separated(
+    parse: Callable[[str], Any], metavar: str, words: tuple[str, ...] = ()
+) -> PrimitiveConstructorSpec[Any]:
+    """How the command line reads a tuple: as one word with commas, such as ``1024,13,13``, or one of ``words``."""
+
+    def shown(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=f"{metavar},...",
-        instance_from_str=lambda words: tuple(parse(word) for word in words[0].split(",")),
-        is_instance=lambda value: value is None or isinstance(value, tuple),
-        str_from_instance=lambda value: ["None" if value is None else ",".join(map(str, value))],
+        metavar="|".join((*words, f"{metavar},...")),
+        instance_from_str=lambda given: (
+            given[0] if given[0] in words else tuple(parse(word) for word in given[0].split(","))
+        ),
+        is_instance=lambda value: value is None or value in words or isinstance(value, tuple),
+        str_from_instance=lambda value: [shown(value)],
     )
 
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
 OptionalInts = Annotated[tuple[int, ...] | None, comma_separated(int, "INT")]
+RowFactors = Annotated[tuple[int, ...] | Literal["auto"] | None, comma_separated(int, "INT", words=("auto",))]
 
 
 @dataclass(frozen=True)
@@ -133,14 +142,15 @@ class TrainConfig(NodeConfig):
     parameters as the tensor train; or none, which needs label inputs."""
     order: OrderName = "metis"
     """Order of the nodes."""
-    row_factors: OptionalInts = None
-    """Row factors, such as 1024,13,13: parts per level of the order; balanced by default."""
+    row_factors: RowFactors = None
+    """Row factors, such as 1024,13,13: parts per level of the order; auto tries several on validation; balanced by
+    default."""
     init: InitName = "spectral"
     """Start of the embedding."""
     init_std: float | None = None
     """Standard deviation of the embedding's entries at the start; the default of the init if left out."""
     lr_cores: float = 0.01
-    """Learning rate of the embedding: its cores, or the dense table."""
+    """Learning rate of the embedding: its cores, or the dense table; 0 keeps it as it starts."""
     weight_decay_cores: float = 0.0
     """Weight decay of the embedding."""
     seed: int = 0
@@ -152,8 +162,8 @@ class TrainConfig(NodeConfig):
         super().__post_init__()
         if self.embedding == "none" and not self.label_inputs:
             raise ValueError("a network without an embedding has nothing to learn from; set label_inputs")
-        if not self.lr_cores > 0:
-            raise ValueError(f"lr_cores must be above 0, got {self.lr_cores}")
+        if not self.lr_cores >= 0:
+            raise ValueError(f"lr_cores must be at least 0, got {self.lr_cores}")
         if not self.weight_decay_cores >= 0:
             raise ValueError(f"weight_decay_cores must be at least 0, got {self.weight_decay_cores}")
         if self.init_std is not None and not self.init_std > 0:

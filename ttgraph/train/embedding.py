@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttgraph import init
-from ttgraph.graph import CSR, leading_eigenvectors
+from ttgraph.graph import CSR, leading_eigenvectors, node2vec
 from ttgraph.nn import HashEmbedding, PosHashEmbedding, TTEmbedding
 from ttgraph.shape import TTShape
 from ttgraph.train.config import TrainConfig
@@ -18,14 +19,18 @@ from ttgraph.train.config import TrainConfig
 DENSE_STD = 0.1
 # A budget's rank is a multiple of this: the vectors of the kernels hold as many numbers.
 _RANK_MULTIPLE = 4
+_WALKED: dict[tuple[int, ...], Tensor] = {}
+_KEPT = 4
 
 
 def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
     """The TT shape that ``config`` asks for, whose row factors the order follows too.
 
     Raises:
-        ValueError: If there is no such shape.
+        ValueError: If there is no such shape, or it is still to be chosen.
     """
+    if config.row_factors == "auto":
+        raise ValueError("row_factors=auto is a choice that training makes; pass the factors themselves here")
     rows, columns, budget = config.row_factors, None, config.max_params
     if config.embedding in ("full", "none"):
         # Their order has digits, too, but their columns need no factors, and their size is no choice.
@@ -71,6 +76,9 @@ def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> 
         return PosHashEmbedding.plan(shape.row_factors, num_nodes, dim, **hashed)
     if config.init == "spectral":
         cores = init.spectral(shape, edge_index, seed=config.seed, **scale)
+    elif config.init == "node2vec":
+        table = _node2vec(edge_index, num_nodes, dim, config.seed)
+        cores = init.from_matrix(shape, table, std=config.init_std or DENSE_STD, seed=config.seed).cores
     else:
         cores = getattr(init, config.init)(shape, generator=generator, **scale)
     return TTEmbedding(num_nodes, dim, cores=cores)
@@ -83,6 +91,8 @@ def _dense_start(config: TrainConfig, shape: TTShape, edge_index: Tensor, genera
         # A small graph has fewer eigenvectors than the table has columns: noise of their size takes the others.
         noise = torch.randn(num_nodes, dim - weight.size(1), generator=generator) / math.sqrt(num_nodes)
         weight = torch.cat([weight, noise], dim=1)
+    elif config.init == "node2vec":
+        weight = _node2vec(edge_index, num_nodes, dim, config.seed)
     else:
         weight = torch.randn(num_nodes, dim, generator=generator)
         if config.init == "orthogonal":
@@ -95,3 +105,13 @@ def _position_factors(num_nodes: int, num_rows: int) -> tuple[int, ...]:
     first = max(2, round(num_nodes ** (1 / 3)))
     second = max(1, num_rows // 2 // first - 1)
     return first, second, -(-num_nodes // (first * second))
+
+
+def _node2vec(edge_index: Tensor, num_nodes: int, dim: int, seed: int) -> Tensor:
+    """Rows of node2vec, kept for the next contenders of a comparison: they take longer than a training run."""
+    key = (zlib.crc32(edge_index.contiguous().numpy().tobytes()), num_nodes, dim, seed)
+    if key not in _WALKED:
+        if len(_WALKED) >= _KEPT:
+            _WALKED.pop(next(iter(_WALKED)))
+        _WALKED[key] = node2vec(CSR.undirected(edge_index, num_nodes), dim, seed=seed)
+    return _WALKED[key]

@@ -31,6 +31,7 @@ from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import CHECKPOINT, Progress, Schedule, fit
 from ttgraph.train.metric import check_metric, score, score_by_degree
+from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
 
 logger = logging.getLogger(__name__)
@@ -91,9 +92,14 @@ def train(
     device = _device(config.device)
     data = load_dataset(config.data, split=config.split) if data is None else data
     check_metric(data)
+    earlier = None if config.out is None else _prepare_folder(config)
+    if config.row_factors == "auto":
+        if order is not None or embedding is not None:
+            raise ValueError("row_factors=auto makes orders of its own; leave order and embedding out, or pass factors")
+        config = choose_row_factors(config, data.num_nodes, lambda trial: train(trial, data).summary)
+    if earlier is not None:
+        _check_settings(earlier, config)
     shape = plan_shape(config, data.num_nodes)
-    if config.out is not None:
-        _prepare_folder(config)
     order_begin = time.perf_counter()
     order = make_order(config, data, shape) if order is None else order
     order_seconds = time.perf_counter() - order_begin
@@ -195,7 +201,7 @@ def _optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimi
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     groups = [{"params": list(model.gnn.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
     if model.embedding is not None:
-        cores = list(model.embedding.parameters())
+        cores = list(model.embedding.requires_grad_(config.lr_cores > 0).parameters())
         groups.insert(0, {"params": cores, "lr": config.lr_cores, "weight_decay": config.weight_decay_cores})
     return kind(groups, fused=True)
 
@@ -207,23 +213,27 @@ def _loss_of(model: NodeClassifier) -> Callable[[NodeBatch], Tensor]:
     return loss_of
 
 
-def _prepare_folder(config: TrainConfig) -> None:
-    """Make the results folder, and keep a run from overwriting or wrongly continuing another."""
+def _prepare_folder(config: TrainConfig) -> dict[str, Any] | None:
+    """Make the results folder, overwriting no other run; gives the settings of the run to go on with, if any."""
     assert config.out is not None
     if config.resume:
-        _, metadata = read_tensors(config.out / CHECKPOINT)
-        before, now = metadata["config"], plain(config)
-        changed = [k for k in now if k not in _FREE_FIELDS and before.get(k) != now[k]]
-        if changed:
-            told = ", ".join(f"{k}={before.get(k)} there and {now[k]} here" for k in changed)
-            raise CheckpointError(f"the run in {config.out} has other settings: {told}; resume with its settings")
-        return
+        return read_tensors(config.out / CHECKPOINT)[1]["config"]
     for name in (CHECKPOINT, "summary.json"):
         if (config.out / name).exists():
             raise CheckpointError(
                 f"{config.out} holds the results of an earlier run; pass --resume to go on with it, or another --out"
             )
     make_folder(config.out)
+    return None
+
+
+def _check_settings(before: dict[str, Any], config: TrainConfig) -> None:
+    """Keep a run from wrongly continuing another."""
+    now = plain(config)
+    changed = [k for k in now if k not in _FREE_FIELDS and before.get(k) != now[k]]
+    if changed:
+        told = ", ".join(f"{k}={before.get(k)} there and {now[k]} here" for k in changed)
+        raise CheckpointError(f"the run in {config.out} has other settings: {told}; resume with its settings")
 
 
 def _write(folder: Path, result: Result) -> None:

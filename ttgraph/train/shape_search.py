@@ -1,0 +1,85 @@
+"""A choice among a few shapes of the tensor train, at one number of parameters, by validation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ttgraph.shape import TTShape
+from ttgraph.train.config import TrainConfig, plain
+from ttgraph.train.embedding import plan_shape
+from ttgraph.train.runs import Runs
+
+logger = logging.getLogger(__name__)
+
+# Nodes in a part of the first digit: the wider that digit, the less nodes share, and the smaller the rank.
+_PART_SIZES = (160, 80, 40)
+# How many times smaller than a dense table the tensor train is where neither parameters nor rank say it.
+_COMPRESSION = 100
+
+
+def candidate_row_factors(num_nodes: int) -> list[tuple[int, ...]]:
+    """Shapes worth trying: a balanced one, three with ever wider a first digit, and the middle one in depth 2 and 4.
+
+    Args:
+        num_nodes: Number of nodes.
+
+    Example:
+        >>> candidate_row_factors(169_343)
+        [(56, 56, 54), (1059, 16, 10), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 6, 4, 4)]
+    """
+    shapes = [TTShape.plan(num_nodes, 8, depth=3).row_factors]
+    shapes += [_wide(num_nodes, size, 3) for size in _PART_SIZES]
+    shapes += [_wide(num_nodes, _PART_SIZES[1], depth) for depth in (2, 4)]
+    return list(dict.fromkeys(shapes))
+
+
+def choose_row_factors(
+    config: TrainConfig, num_nodes: int, run: Callable[[TrainConfig], dict[str, Any]]
+) -> TrainConfig:
+    """The configuration with the row factors that are best on validation after half of its epochs.
+
+    Args:
+        config: Asks for ``auto``; every shape gets the largest rank that ``max_params`` allows, by default a
+            hundredth of the dense table. Where ``out`` names a folder, each trial is kept there in ``shapes.json``.
+        num_nodes: Number of nodes.
+        run: Trains one configuration and returns its summary.
+
+    Returns:
+        The same configuration with ``row_factors`` and ``max_params`` set.
+
+    Raises:
+        ValueError: If no shape fits into the parameters.
+    """
+    budget = config.max_params or max(num_nodes * config.dim // _COMPRESSION, 1)
+    shorter = replace(
+        config, max_params=budget, epochs=-(-config.epochs // 2), correct_and_smooth=False, out=None, resume=False
+    )
+    runs = None if config.out is None else Runs(config.out / "shapes.json", resume=True)
+    best, best_score = None, -math.inf
+    for factors in candidate_row_factors(num_nodes):
+        trial, name = replace(shorter, row_factors=factors), ",".join(map(str, factors))
+        try:
+            plan_shape(trial, num_nodes)
+        except ValueError as error:  # not even rank 1 fits
+            logger.info("row factors %s are left out: %s", name, error)
+            continue
+        result = run(trial) if runs is None else runs.get(json.dumps(plain(trial)), partial(run, trial))
+        logger.info("row factors %s: validation %.4f", name, result["val"])
+        if result["val"] > best_score:
+            best, best_score = factors, result["val"]
+    if best is None:
+        raise ValueError(f"no shape fits into max_params={budget}; raise it, or pass row_factors")
+    return replace(config, row_factors=best, max_params=budget)
+
+
+def _wide(num_nodes: int, part_size: int, depth: int) -> tuple[int, ...]:
+    """A first digit of as many values as there are parts of about a size, and others that share a part evenly."""
+    first = max(2, -(-num_nodes // part_size))
+    rest = -(-num_nodes // first)
+    return (first, rest) if depth == 2 else (first, *TTShape.plan(rest, 2 ** (depth - 1), depth=depth - 1).row_factors)
