@@ -99,6 +99,50 @@ def test_random_inits_refuse_a_negative_deviation(draw):
         draw(TTShape.plan(300, 16), std=-1.0)
 
 
+# hierarchical
+
+
+@settings(deadline=None)
+@given(shape=shapes(), std=st.sampled_from([0.0, 0.1, 2.0]), seed=st.integers(0, 9))
+def test_hierarchical_rows_of_a_leaf_part_start_alike(shape, std, seed):
+    cores = init.hierarchical(shape, std, generator=seeded(seed))
+    check_cores(cores, shape)
+    assert rms(cores, shape) == pytest.approx(std, rel=1e-3)
+    table = to_matrix(cores, shape.num_embeddings)
+    first = torch.arange(shape.num_embeddings) // shape.row_factors[-1] * shape.row_factors[-1]
+    torch.testing.assert_close(table, table[first])
+
+
+def test_hierarchical_is_the_sum_of_the_vectors_of_the_parts_where_the_ranks_suffice():
+    shape = TTShape((5, 4, 3), (4, 4, 4), (1, 20, 8, 1), 57)
+    cores = init.hierarchical(shape, 1.0, generator=seeded())
+    vectors = init_random.part_vectors(shape, seeded()).repeat_interleave(3, dim=0)[:57]
+    torch.testing.assert_close(to_matrix(cores, 57), vectors / vectors.square().mean().sqrt(), rtol=1e-3, atol=1e-3)
+
+
+def test_hierarchical_rows_are_as_alike_as_the_levels_that_they_share():
+    shape = TTShape((40, 10, 3), (8, 8, 8), (1, 64, 512, 1))
+    vectors = init_random.part_vectors(shape, seeded())
+    assert vectors.shape == (400, 512)
+    same_part = torch.corrcoef(vectors[:10])  # of the first level
+    assert same_part[~torch.eye(10, dtype=torch.bool)].mean() == pytest.approx(0.5, abs=0.05)
+    others = torch.corrcoef(vectors[::10])
+    assert others[~torch.eye(40, dtype=torch.bool)].mean() == pytest.approx(0, abs=0.02)
+
+
+def test_every_number_of_hierarchical_cores_learns_or_lets_another_learn():
+    shape = TTShape((6, 5, 4), (2, 2, 2), (1, 4, 6, 1))
+    cores = [core.requires_grad_() for core in init.hierarchical(shape, generator=seeded())]
+    to_matrix(cores).mul(torch.randn(120, 8, generator=seeded())).sum().backward()
+    assert all(core.grad.abs().sum(dim=(0, 2)).count_nonzero() > 0 for core in cores)
+    assert cores[-1].grad.flatten(1).std(dim=0).max() > 0  # the rows of a part drift apart
+
+
+def test_hierarchical_needs_a_scale():
+    with pytest.raises(ValueError, match="hierarchical needs std >= 0, got -1"):
+        init.hierarchical(ARXIV, -1)
+
+
 # orthogonal
 
 

@@ -34,7 +34,7 @@ PUBLIC = {
         "propagate_labels",
         "symmetric_adjacency",
     ],
-    "ttgraph.init": ["from_matrix", "gaussian", "orthogonal", "spectral"],
+    "ttgraph.init": ["from_matrix", "gaussian", "hierarchical", "orthogonal", "spectral"],
     "ttgraph.models": [
         "CorrectAndSmooth",
         "LabelInputs",

@@ -36,7 +36,7 @@ class CompareConfig(NodeConfig):
     row_factors: tuple[Ints, ...] = ()
     """Shapes to compare, such as 1024,13,13 56,56,54; the balanced one by default."""
     init: Inits = ("spectral", "gaussian")
-    """Starts of the tensor trains to compare: spectral, orthogonal, gaussian."""
+    """Starts of the tensor trains to compare: spectral, hierarchical, orthogonal, gaussian, node2vec."""
     lr_cores: Floats = (0.01,)
     """Learning rates of the embedding to choose from."""
     init_std: Floats = ()

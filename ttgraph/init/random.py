@@ -45,6 +45,69 @@ def gaussian(
     return _with_std(cores, shape, std, dtype)
 
 
+def hierarchical(
+    shape: TTShape, std: float = 0.1, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Cores whose table starts with a random vector for every part of every level: near nodes have like rows.
+
+    Row ``i`` is ``sum_l v_l[i // row_strides[l]]`` over all levels but the last, whose parts are single rows, with
+    independent normal ``v_l`` of one size, as far as the ranks allow. In Gaussian cores, on the other hand, two rows
+    that differ in any digit have nothing in common on average, so that the hierarchy is still to be learned. Needs
+    no graph, and memory for one row in ``row_factors[-1]`` only.
+
+    Args:
+        shape: Shape of the cores.
+        std: Root mean square of the entries of the table over the first ``num_embeddings`` rows.
+        generator: Source of randomness; the global one of torch where left out.
+        dtype: Type of the cores.
+
+    Returns:
+        Cores of the shapes ``shape.core_shapes``.
+
+    Raises:
+        ValueError: If ``std`` is negative.
+
+    Source: the position vectors are those of Kalantzi, Karypis, "Position-based hash embeddings for scaling graph
+    neural networks" (IEEE Big Data 2021), the cores their TT-SVD.
+
+    Example:
+        >>> from ttgraph.tensor_train import to_matrix
+        >>> table = to_matrix(hierarchical(TTShape((4, 3, 2), (2, 2, 2), (1, 8, 8, 1))))
+        >>> torch.allclose(table[0], table[1], atol=1e-5), torch.allclose(table[0], table[2], atol=1e-2)
+        (True, False)
+    """
+    if not std >= 0:
+        raise ValueError(f"hierarchical needs std >= 0, got {std}")
+    vectors = part_vectors(shape, generator)
+    above = TTShape((*shape.row_factors[:-1], 1), shape.col_factors, shape.ranks, len(vectors))
+    cores = tt_svd(above, vectors, seed=int(torch.randint(1 << 31, (), generator=generator))).cores
+    last = cores[-1].expand(shape.row_factors[-1], -1, -1, -1).contiguous()
+    return _with_std([*cores[:-1], last], shape, std, dtype)
+
+
+def part_vectors(shape: TTShape, generator: torch.Generator | None = None) -> Tensor:
+    """The sum of the random vectors of the parts that each part of the finest level but one lies in.
+
+    Args:
+        shape: Gives the levels, the number of rows and the columns.
+        generator: Source of randomness; the global one of torch where left out.
+
+    Returns:
+        Row ``i`` is that of the rows ``i * row_factors[-1]`` onwards of the table.  # (parts, embedding_dim)
+
+    Example:
+        >>> part_vectors(TTShape((4, 3, 2), (2, 2, 2), (1, 8, 8, 1))).shape
+        torch.Size([12, 8])
+    """
+    leaf = shape.row_factors[-1]
+    parts = torch.arange(-(-shape.num_embeddings // leaf))
+    vectors = torch.zeros(len(parts), shape.embedding_dim)
+    for stride in shape.row_strides[:-1]:
+        part = parts // (stride // leaf)
+        vectors += torch.randn(int(part[-1]) + 1, shape.embedding_dim, generator=generator)[part]
+    return vectors
+
+
 def orthogonal(
     shape: TTShape,
     *,

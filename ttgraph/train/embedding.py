@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ttgraph import init
 from ttgraph.graph import CSR, leading_eigenvectors, node2vec
+from ttgraph.init.random import part_vectors
 from ttgraph.nn import HashEmbedding, PosHashEmbedding, TTEmbedding
 from ttgraph.shape import TTShape
 from ttgraph.train.config import TrainConfig
@@ -93,6 +94,8 @@ def _dense_start(config: TrainConfig, shape: TTShape, edge_index: Tensor, genera
         weight = torch.cat([weight, noise], dim=1)
     elif config.init == "node2vec":
         weight = _node2vec(edge_index, num_nodes, dim, config.seed)
+    elif config.init == "hierarchical":
+        weight = part_vectors(shape, generator).repeat_interleave(shape.row_factors[-1], dim=0)[:num_nodes]
     else:
         weight = torch.randn(num_nodes, dim, generator=generator)
         if config.init == "orthogonal":
