@@ -17,6 +17,8 @@ from ttgraph.train.runs import Runs
 
 logger = logging.getLogger(__name__)
 
+# The fewer labels there are, the more nodes have to share what is learned from one.
+_COARSE = (16, 4)
 # Nodes in a part of the first digit: the wider that digit, the less nodes share, and the smaller the rank.
 _PART_SIZES = (160, 80, 40)
 # How many times smaller than a dense table the tensor train is where neither parameters nor rank say it.
@@ -24,16 +26,16 @@ _COMPRESSION = 100
 
 
 def candidate_row_factors(num_nodes: int) -> list[tuple[int, ...]]:
-    """Shapes worth trying: a balanced one, three with ever wider a first digit, and the middle one in depth 2 and 4.
+    """Shapes worth trying: a coarse one, a balanced one, three of ever wider a first digit, one in depth 2 and 4.
 
     Args:
         num_nodes: Number of nodes.
 
     Example:
         >>> candidate_row_factors(169_343)
-        [(56, 56, 54), (1059, 16, 10), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 6, 4, 4)]
+        [(16, 4, 2646), (56, 56, 54), (1059, 15, 11), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 6, 4, 4)]
     """
-    shapes = [TTShape.plan(num_nodes, 8, depth=3).row_factors]
+    shapes = [(*_COARSE, -(-num_nodes // math.prod(_COARSE))), TTShape.plan(num_nodes, 8, depth=3).row_factors]
     shapes += [_wide(num_nodes, size, 3) for size in _PART_SIZES]
     shapes += [_wide(num_nodes, _PART_SIZES[1], depth) for depth in (2, 4)]
     return list(dict.fromkeys(shapes))
