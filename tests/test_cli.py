@@ -29,6 +29,7 @@ from ttgraph.order import NodeOrder
 from ttgraph.train import TrainConfig, engine
 
 SMALL = shlex.split("--hidden 8 --dim 8 --rank 2 --epochs 2 --layers 2")
+TRAIN = [*SMALL, "--row-factors", "balanced"]
 FLAGS = shlex.split(
     "model embedding rank dim depth order init epochs batching batch-size fanout row-factors lr lr-cores dropout "
     "hidden layers split seed device out resume"
@@ -108,9 +109,15 @@ def test_train_has_the_promised_flags(capsys):
     assert run("train", "--help") == 0
     text = capsys.readouterr().out
     assert {flag for flag in FLAGS if not re.search(rf"--{flag}\b", text)} == set()
-    for choices in ("{gcn,sage,gat}", "{tt,full}", "{metis,homophily,rcm,random,natural}"):
+    for choices in ("{gcn,sage,gat,mlp}", "{tt,full,hash,poshash,none}", "{metis,homophily,rcm,random,natural}"):
         assert choices in text
-    for choices in ("{spectral,orthogonal,gaussian}", "{full,neighbor,partition}", "DATA", "--config FILE"):
+    for choices in (
+        "{spectral,hierarchical,orthogonal,gaussian,node2vec}",
+        "auto|balanced|INT,...",
+        "{full,neighbor,partition}",
+        "DATA",
+        "--config FILE",
+    ):
         assert choices in text
 
 
@@ -124,7 +131,7 @@ def test_every_command_explains_itself(capsys, command):
 
 @pytest.mark.parametrize("data", ["g.npz", "r.toml"])
 def test_train(here, capsys, data):
-    assert run("train", data, *SMALL, "--epochs", "25", "--rank", "4") == 0
+    assert run("train", data, *TRAIN, "--epochs", "25", "--rank", "4") == 0
     folder = Path("runs") / f"{data[0]}-sage-tt"
     files = {"checkpoint.safetensors", "curves.png", "metrics.jsonl", "model.safetensors", "order.npz"}
     assert {path.name for path in folder.iterdir()} == files | {"predictions.npy", "summary.json"}
@@ -142,8 +149,38 @@ def test_train(here, capsys, data):
     right = predictions == graph.y
     assert len(predictions.unique()) == 3  # it learnt something: a constant is right in any order of the nodes
     assert float(right[graph.test_mask].float().mean()) == pytest.approx(summary["test"])
-    assert run("train", data, *SMALL) == 0  # the next run goes elsewhere
+    assert run("train", data, *TRAIN) == 0  # the next run goes elsewhere
     assert (folder.with_name(folder.name + "-2") / "summary.json").exists()
+
+
+def test_train_without_flags_takes_what_is_recommended_for_the_size(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ttgraph.train.train", lambda config, data: asked.append((config, data)) or 1 / 0)
+    for words, changes in (([], {}), (["--no-label-inputs", "--rank", "4"], {"label_inputs": False, "rank": 4})):
+        with pytest.raises(ZeroDivisionError):
+            run("train", "g.npz", *words)
+        config, graph = asked.pop()
+        wanted = TrainConfig.recommended(200, data="g.npz", out=config.out, **changes)
+        assert (config, graph.num_nodes) == (wanted, 200)
+    Path("run.toml").write_text("rank = 3\nlabel_inputs = false\n")
+    with pytest.raises(ZeroDivisionError):
+        run("train", "g.npz", "--config", "run.toml", "--label-inputs")
+    assert (asked[0][0].rank, asked[0][0].label_inputs) == (3, True)
+
+
+def test_row_factors_are_chosen_and_a_choice_cut_short_goes_on(here, monkeypatch):
+    words = ("train", "g.npz", *SMALL, "--rank", "4", "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_stop_requests", stopped)
+        assert run(*words) == 130
+    assert run(*words, "--resume") == 0
+    shapes = json.loads(Path("run/shapes.json").read_text())
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert len(shapes) > 1
+    best = max(shapes, key=lambda key: shapes[key]["val"])
+    assert json.loads(best)["row_factors"] == summary["config"]["row_factors"] == summary["row_factors"]
+    assert summary["embedding_params"] <= summary["config"]["max_params"]
+    assert run(*words, "--resume") == 0
 
 
 def test_train_takes_every_flag_at_once(here):
@@ -161,7 +198,9 @@ def test_train_takes_every_flag_at_once(here):
 
 @pytest.mark.parametrize(("words", "fanout"), [("--fanout 4,3", (4, 3, 3)), ("--layers 1", (15,)), ("", (15, 10, 5))])
 def test_a_fanout_serves_any_number_of_layers(here, words, fanout):
-    common = shlex.split("train g.npz --batching neighbor --hidden 8 --dim 8 --rank 2 --epochs 1 --out run")
+    common = shlex.split(
+        "train g.npz --batching neighbor --hidden 8 --dim 8 --rank 2 --epochs 1 --row-factors balanced --out run"
+    )
     assert run(*common, *words.split()) == 0
     config = json.loads(Path("run/summary.json").read_text())["config"]
     values = {key: config[key] for key in ("layers", "batching")}
@@ -206,14 +245,7 @@ def test_compare(here, capsys, data):
     for contender in ("label propagation", "dense table, gaussian", "dense table, spectral", "TT rank 2, natural"):
         assert contender in out
     folder = Path("runs") / f"{data[0]}-sage-compare"
-    assert {path.name for path in folder.iterdir()} == {
-        "by_degree.png",
-        "compare.json",
-        "compare.md",
-        "compare.png",
-        "pareto.png",
-        "runs.json",
-    }
+    assert {path.name for path in folder.iterdir()} == WRITTEN
 
 
 def test_runs_as_a_module(here, capsys, monkeypatch):
@@ -238,7 +270,7 @@ def test_graphs_smaller_than_the_embedding_is_wide(here, words, edges):
 
 
 def test_a_dense_table_needs_no_column_factors(here):
-    assert run("train", "g.npz", *SMALL, "--embedding", "full", "--dim", "13", "--init", "gaussian") == 0
+    assert run("train", "g.npz", *TRAIN, "--embedding", "full", "--dim", "13", "--init", "gaussian") == 0
 
 
 # --- config files ---
@@ -276,13 +308,16 @@ def test_yaml_config_of_a_comparison(here):
         ("rank = 0", "rank must be at least 1"),
         ("layers = 2.5", "layers to 2.5; it must be a whole number"),
         ('lr = "0.1"', "lr to '0.1'; it must be a number"),
-        ('model = "gin"', "it must be one of gcn, sage, gat"),
-        ("model = [1]", "it must be one of gcn, sage, gat"),
+        ('model = "gin"', "it must be one of gcn, sage, gat, mlp"),
+        ("model = [1]", "it must be one of gcn, sage, gat, mlp"),
         ("out = 3", "out to 3; it must be a text"),
         ("data = 3", "data to 3; it must be a text"),
         ('resume = "yes"', "it must be true or false"),
         ('fanout = "15,10"', "it must be a list, each entry a whole number"),
-        ("row_factors = [10, 2.5]", "row_factors to [10, 2.5]; it must be a list, each entry a whole number"),
+        (
+            "row_factors = [10, 2.5]",
+            "row_factors to [10, 2.5]; it must be a list, each entry a whole number or one of auto",
+        ),
         ("[rank]", "rank to {}; it must be a whole number"),
         ("rnak = 3", "'rnak', which this command does not have; did you mean rank?"),
         ("zzz = 3", "'zzz', which this command does not have; known are"),
@@ -439,14 +474,14 @@ def test_other_runtime_errors_are_not_hidden(here, monkeypatch):
 
     monkeypatch.setattr("ttgraph.train.node_job.make_gnn", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        run("train", "g.npz", *SMALL)
+        run("train", "g.npz", *TRAIN)
 
 
 # --- earlier results ---
 
 
 def test_earlier_results_stay_untouched(here, capsys):
-    words = ("train", "g.npz", *SMALL, "--out", "run")
+    words = ("train", "g.npz", *TRAIN, "--out", "run")
     assert run(*words) == 0
     assert "run holds the results of an earlier run; pass --resume" in refused(capsys, *words)
     assert "rank=2 there and 3 here" in refused(capsys, *words, "--rank", "3", "--resume")
@@ -458,7 +493,7 @@ def test_earlier_results_stay_untouched(here, capsys):
 
 
 def test_full_disk(here, capsys, monkeypatch):
-    words = ("train", "g.npz", *SMALL, "--out", "run")
+    words = ("train", "g.npz", *TRAIN, "--out", "run")
     assert run(*words) == 0
     before = contents(here / "run")
 
@@ -474,7 +509,7 @@ def test_full_disk(here, capsys, monkeypatch):
 
 def test_disk_that_fills_while_training(here, capsys, monkeypatch):
     """An epoch's line cannot be written any more: the checkpoint of the epoch before is whole."""
-    words = ("train", "g.npz", *SMALL, "--out", "run", "--checkpoint-seconds", "0")
+    words = ("train", "g.npz", *TRAIN, "--out", "run", "--checkpoint-seconds", "0")
     appended = []
 
     def fills(path, mode):
@@ -493,14 +528,14 @@ def test_disk_that_fills_while_training(here, capsys, monkeypatch):
 
 
 def test_resume_without_a_folder_goes_on_with_the_latest_run(here, monkeypatch):
-    assert run("train", "g.npz", *SMALL) == 0
+    assert run("train", "g.npz", *TRAIN) == 0
     first = contents(here / "runs/g-sage-tt")
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_stop_requests", stopped)
-        assert run("train", "g.npz", *SMALL) == 130
-    assert run("train", "nope.npz", *SMALL) == 2
+        assert run("train", "g.npz", *TRAIN) == 130
+    assert run("train", "nope.npz", *TRAIN) == 2
     Path("runs/g-sage-tt-3").mkdir()  # left over from a run that did not get far
-    assert run("train", "g.npz", *SMALL, "--resume") == 0
+    assert run("train", "g.npz", *TRAIN, "--resume") == 0
     assert Path("runs/g-sage-tt-2/summary.json").exists()
     assert contents(here / "runs/g-sage-tt") == first
 
@@ -522,13 +557,15 @@ def test_interrupt_while_loading(here, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ttgraph.train.node_job.load_dataset", interrupt)
+    monkeypatch.setattr("ttgraph.data.load_dataset", interrupt)
     assert run("train", "g.npz") == 130
     assert "--resume goes on" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_where_it_stopped_and_how_to_resume(here):
-    words = shlex.split("train g.npz --hidden 8 --dim 8 --rank 2 --epochs 100000 --patience 100000 --out run")
+    words = shlex.split(
+        "train g.npz --hidden 8 --dim 8 --rank 2 --row-factors balanced --epochs 100000 --patience 100000 --out run"
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "ttgraph", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment

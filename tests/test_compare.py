@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from scipy.stats import ttest_rel
 
 import ttgraph.compare.study as module
-from ttgraph.compare import CompareConfig, compare, contenders, label_propagation, table
+from ttgraph.compare import CompareConfig, compare, contenders, label_propagation, paired_tests, table
 from ttgraph.data import planted_hierarchy
 from ttgraph.files import WriteError
 from ttgraph.train import CheckpointError, Interrupted, NodeConfig
+from ttgraph.train.embedding import plan_shape
 
 WRITTEN = {"by_degree.png", "compare.json", "compare.md", "compare.png", "pareto.png", "runs.json"}
 SMALL = CompareConfig(data="g", hidden=8, dim=8, rank=2, layers=2, epochs=2)
@@ -93,6 +95,83 @@ def test_every_order_shape_and_start_has_the_same_budget():
     dense = named["dense table, spectral"]
     assert (dense.embedding, dense.init, dense.order) == ("full", "spectral", "natural")
     assert len(dict(contenders(replace(config, dense=False), 300))) == 4
+
+
+def test_everybody_takes_part_without_and_with_label_inputs():
+    config = replace(SMALL, all=True, order=("rcm",), init=("spectral",), rank=4, lr_cores=(0.1, 0.2), init_std=(1.0,))
+    named = dict(contenders(config, 300))
+    tables = ["dense table, gaussian", "dense table, spectral", "dense table, node2vec", "hashed table", "PosHashEmb"]
+    tables += ["TT rank 4, rcm, spectral"]
+    assert set(named) == {
+        *tables, "node2vec + MLP", *(f"{name}, label inputs" for name in (*tables, "no table"))
+    }  # fmt: skip
+    assert all(trial.correct_and_smooth for trial in named.values())
+    assert all(trial.label_inputs == name.endswith("label inputs") for name, trial in named.items())
+    budget = plan_shape(named["TT rank 4, rcm, spectral"], 300).num_params
+    assert {named[name].max_params for name in ("hashed table", "PosHashEmb")} == {budget}
+    frozen = named["node2vec + MLP"]
+    assert (frozen.model, frozen.lr_cores, frozen.embedding, frozen.init) == ("mlp", 0, "full", "node2vec")
+    # Whoever has no table to learn chooses the network's learning rate among the same.
+    assert [trial.lr for trial in config.grid(frozen)] == [0.1, 0.2]
+    assert [trial.lr for trial in config.grid(named["no table, label inputs"])] == [0.1, 0.2]
+    assert [trial.lr_cores for trial in config.grid(named["hashed table"])] == [0.1, 0.2]
+
+
+def test_label_inputs_bring_the_network_without_a_table():
+    assert "no table, label inputs" in dict(contenders(replace(SMALL, label_inputs=True), 300))
+    assert "no table" not in " ".join(dict(contenders(SMALL, 300)))
+
+
+def test_all_of_it_runs(graph, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_dataset", lambda name, split: graph)
+    config = replace(SMALL, all=True, order=("metis",), init=("spectral",), rank=4, epochs=1, seeds=2, out=tmp_path)
+    rows = compare(config)
+    assert len(rows) == 15
+    for row in rows[1:]:
+        assert row["smoothed"]["val"] >= row["val"] or row["smoothed"]["chosen"] != row["chosen"]
+        assert len(row["tests"]) == 2
+        assert sum(part["nodes"] for part in row["by_degree"]) == int(graph.test_mask.sum())
+    assert rows[5]["params"] <= rows[7]["params"]  # hashed table, TT
+    markdown = (tmp_path / "compare.md").read_text()
+    assert "+ C&S" in markdown
+    assert "test score, in points" in markdown
+    assert {path.name for path in tmp_path.iterdir()} == WRITTEN
+
+
+def test_network_and_smoothed_scores_choose_their_own_settings(trials, tmp_path, monkeypatch):
+    real = module.train
+
+    def smoothed(trial, *rest):
+        result = real(trial, *rest)
+        network = {part: result.summary[part] for part in ("val", "test")}
+        after = {"val": 0.9 - 0.1 * (trial.lr_cores == 0.2), "test": 0.8}  # the other way round
+        return SimpleNamespace(
+            summary=result.summary | after | {"network": network, "correct_and_smooth": {}}, progress=result.progress
+        )
+
+    monkeypatch.setattr(module, "train", smoothed)
+    config = replace(SMALL, out=tmp_path, lr_cores=(0.1, 0.2), order=("natural",), init=("gaussian",), seeds=2)
+    rows = compare(replace(config, correct_and_smooth=True, label_propagation=False, dense=False))
+    assert rows[0]["chosen"] == {"lr_cores": 0.2}
+    assert rows[0]["smoothed"]["chosen"] == {"lr_cores": 0.1}
+    assert (rows[0]["val"], rows[0]["smoothed"]["val"]) == (pytest.approx(0.6005), pytest.approx(0.9))
+    assert len(trials) == 4  # two settings, two seeds
+
+
+def test_paired_tests_are_those_of_scipy():
+    tests = {"a": [0.7, 0.72, 0.71], "b": [0.69, 0.70, 0.705], "c": [0.5]}
+    rows = [
+        {"name": name, "val": statistics.mean(values), "test": statistics.mean(values), "tests": values,
+         "seeds": len(values)}
+        for name, values in tests.items()
+    ]  # fmt: skip
+    text = paired_tests(rows)
+    assert f"{ttest_rel(tests['a'], tests['b']).pvalue:.2g}" in text
+    assert "a - b" in text
+    assert "+1.17" in text
+    assert "c" not in text.splitlines()[-1].split()  # one seed tells nothing
+    assert paired_tests(rows[2:]) == ""
+    assert paired_tests([]) == ""
 
 
 def test_dense_tables_get_an_order_where_the_batches_are_parts():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ttgraph.files import WriteError
-from ttgraph.plot import plot_comparison, plot_curves
+from ttgraph.plot import plot_by_degree, plot_comparison, plot_curves, plot_pareto
 
 HISTORY = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "val": 0.5}, {"epoch": 3, "loss": 0.8, "val": 0.6}]
 
@@ -54,3 +54,24 @@ def test_needs_neither_a_display_nor_pyplot():
         "ttgraph.plot.plot_curves([]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_pareto_front_joins_those_that_nobody_beats(tmp_path):
+    points = {"lp": (0, 0.6), "small": (10, 0.55), "tt": (100, 0.7), "dense": (10_000, 0.65), "large": (20_000, 0.71)}
+    rows = [{"name": name, "params": p, "test": t, "test_std": 0.01} for name, (p, t) in points.items()]
+    figure = plot_pareto(rows, tmp_path / "pareto.png")
+    front = figure.axes[0].get_lines()[-1]
+    assert list(zip(*front.get_data(), strict=True)) == [points["lp"], points["tt"], points["large"]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(points)
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert not plot_pareto([]).legends
+
+
+def test_scores_by_degree(tmp_path):
+    ranges = [{"degree": 0, "nodes": 3, "score": 0.2}, {"degree": 4, "nodes": 9, "score": 0.8}]
+    figure = plot_by_degree({"dense": ranges, "TT": ranges[1:]}, tmp_path / "by_degree.png")
+    dense, tt = figure.axes[0].get_lines()
+    assert dense.get_xydata().tolist() == [[0, 0.2], [4, 0.8]]
+    assert tt.get_xydata().tolist() == [[4, 0.8]]
+    assert (tmp_path / "by_degree.png").read_bytes().startswith(b"\x89PNG")
+    assert not plot_by_degree({}).legends

@@ -14,6 +14,7 @@ import torch
 
 from ttgraph.data.synthetic import planted_hierarchy
 from ttgraph.train import CheckpointError, DivergedError, Interrupted, TrainConfig, engine, train
+from ttgraph.train.metric import score, score_by_degree
 
 SMALL = TrainConfig(hidden=16, dim=16, rank=4, epochs=6, layers=2, fanout=(4, 3), num_batches=3, batch_size=64)
 
@@ -78,6 +79,46 @@ def test_correct_and_smooth_is_applied_to_all_that_is_written(data, tmp_path):
     predicted = np.load(tmp_path / "predictions.npy")
     test = data.test_mask.numpy()
     assert (predicted == data.y.numpy())[test].mean() == pytest.approx(summary["test"])
+
+
+def test_an_embedding_with_a_rate_of_zero_stays_as_it_starts(data):
+    for embedding in ("tt", "full"):
+        frozen = replace(SMALL, embedding=embedding, lr_cores=0.0, init="gaussian")
+        short, long = (train(replace(frozen, epochs=epochs), data) for epochs in (1, 4))
+        assert torch.equal(short.model.embedding.weight, long.model.embedding.weight)
+        assert long.summary["embedding_params"] > 0
+
+
+def test_weight_decay_of_the_embedding_shrinks_it(data):
+    config = replace(SMALL, embedding="full", init="gaussian", optimizer="adamw", lr_cores=1e-3)
+    plain, decayed = (train(replace(config, weight_decay_cores=decay), data) for decay in (0.0, 100.0))
+    assert decayed.model.embedding.weight.norm() < 0.9 * plain.model.embedding.weight.norm()
+
+
+def test_a_perceptron_hears_no_neighbour(data):
+    config = replace(SMALL, model="mlp", lr_cores=0.0, embedding="full", init="gaussian")
+    result = train(config, data)
+    cut = data.clone()
+    cut.edge_index = data.edge_index[:, :50]
+    with_fewer_edges = train(replace(config, order="natural"), cut)
+    assert torch.equal(train(replace(config, order="natural"), data).scores, with_fewer_edges.scores)
+    assert result.scores.shape == (600, 4)
+
+
+def test_scores_by_degree_are_the_score_in_parts(data):
+    degrees = torch.bincount(data.edge_index[1], minlength=600)
+    scores = torch.rand(600, 4, generator=torch.Generator().manual_seed(0))
+    rows = score_by_degree("accuracy", scores, data.y, data.test_mask, degrees)
+    assert sum(row["nodes"] for row in rows) == int(data.test_mask.sum())
+    mean = sum(row["nodes"] * row["score"] for row in rows) / sum(row["nodes"] for row in rows)
+    assert mean == pytest.approx(score("accuracy", scores, data.y, data.test_mask))
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        upper = following["degree"] if following else 10**9
+        members = data.test_mask & (degrees >= row["degree"]) & (degrees < upper)
+        assert row["nodes"] == int(members.sum())
+        assert row["score"] == pytest.approx(score("accuracy", scores, data.y, members))
+    one_class = torch.zeros(600, dtype=torch.long)
+    assert score_by_degree("roc_auc", scores[:, :2], one_class, data.test_mask, degrees) == []
 
 
 def test_no_embedding_and_no_label_inputs_is_nothing():
@@ -257,7 +298,9 @@ def test_early_stopping(data):
         (dict(rank=0), "rank must be at least 1"),
         (dict(dropout=1.0), "dropout must be in"),
         (dict(lr=0.0), "lr must be above 0"),
-        (dict(lr_cores=-1.0), "lr_cores must be above 0"),
+        (dict(lr_cores=-1.0), "lr_cores must be at least 0"),
+        (dict(weight_decay_cores=-1.0), "weight_decay_cores must be at least 0"),
+        (dict(max_params=0), "max_params must be at least 1"),
         (dict(depth=1), "depth must be at least 2"),
         (dict(fanout=(3, 0)), "fanout must be counts"),
         (dict(init_std=0.0), "init_std must be above 0"),

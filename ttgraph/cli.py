@@ -10,9 +10,10 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -21,6 +22,9 @@ from tabulate import tabulate
 from ttgraph.compare import CompareConfig
 from ttgraph.train import Interrupted, TrainConfig
 from ttgraph.train.config import DataName, OptionalInts, OrderName
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,12 +72,12 @@ class OrderConfig:
     """File for the order; <data>-<order>.npz by default."""
 
 
-def run_train(config: TrainConfig) -> None:
-    """Train a model."""
+def run_train(config: TrainConfig, data: Data | None = None) -> None:
+    """Train a model, with the settings that did best on graphs of the size where no flag says else."""
     from ttgraph.train import train
 
     config = _with_folder(config, f"{config.model}-{config.embedding}")
-    summary = train(config).summary
+    summary = train(config, data).summary
     shown = ("test", "val", "metric", "embedding_params", "compression", "best_epoch", "seconds", "seconds_per_epoch")
     values = ((key, summary[key]) for key in (*shown, "peak_memory_mb") if summary[key] is not None)
     rows = [(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in values]
@@ -169,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 on bad input, 130 when interrupted.
     """
     _keep_freed_memory()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ttgraph").setLevel(logging.INFO)  # of other libraries, warnings are enough
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         config, run = _parse(words)
@@ -210,22 +215,36 @@ def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
             del words[index : index + length]
             settings = _read_config(Path(name))
             break
+    config = _parse_flags(words, settings, partial(TrainConfig.recommended, 1))
+    if not isinstance(config, TrainConfig):
+        return config, next(run for kind, run in COMMANDS.values() if type(config) is kind)
+    # What is best depends on the graph, which only the flags name: so they are read again, on top of that.
+    from ttgraph.data import load_dataset
+
+    data = load_dataset(config.data, split=config.split)
+    return _parse_flags(words, settings, partial(TrainConfig.recommended, data.num_nodes)), partial(
+        run_train, data=data
+    )
+
+
+def _parse_flags(words: list[str], settings: dict[str, Any], train_defaults: Callable[..., TrainConfig]) -> Any:
     subcommands = []
     for name, (kind, run) in COMMANDS.items():
-        default = _with_settings(kind, settings) if words[:1] == [name] else kind()
+        make = train_defaults if kind is TrainConfig else kind
+        default = _with_settings(kind, settings, make) if words[:1] == [name] else make()
         description = f"{run.__doc__} Any of these can also stand in a TOML or YAML file: --config FILE."
         subcommands.append(Annotated[kind, tyro.conf.subcommand(name, default=default, description=description)])  # type: ignore[valid-type]
-    config = tyro.cli(
+    return tyro.cli(
         Union[tuple(subcommands)],  # type: ignore[call-overload]  # noqa: UP007
         prog="ttgraph",
         description="Graph learning with tensor-train node embeddings.",
         args=words,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitSubcommandPrefixes,),
     )
-    return config, next(run for kind, run in COMMANDS.values() if type(config) is kind)
 
 
-def _with_settings(kind: type[Any], settings: dict[str, Any]) -> Any:
+def _with_settings(kind: type[Any], settings: dict[str, Any], make: Callable[..., Any]) -> Any:
+    """The value of a kind that a config file's settings make of its defaults."""
     known = get_type_hints(kind)
     unknown = sorted(settings.keys() - known)
     if unknown:
@@ -238,7 +257,7 @@ def _with_settings(kind: type[Any], settings: dict[str, Any]) -> Any:
             raise ValueError(f"the config file sets {key} to {settings[key]!r}; it must be {_described(known[key])}")
     if isinstance(values.get("out"), str):
         values["out"] = Path(values["out"])
-    return kind(**values)
+    return make(**values)
 
 
 def _fits(value: Any, hint: Any) -> bool:

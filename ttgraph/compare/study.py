@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,26 +138,41 @@ def _tuned(
         return runs.get(json.dumps(plain(trial)), go)
 
     grid = config.grid(contender)
-    best = max(grid, key=lambda trial: run(trial)["val"])
-    results = [run(replace(best, seed=seed)) for seed in range(config.seeds)]
-    tuned = ("lr", "lr_cores", "init_std", "weight_decay_cores")
-    chosen = {key: getattr(best, key) for key in tuned if len({getattr(trial, key) for trial in grid}) > 1}
-    return _row(name, results, chosen), results[0]["history"]
+    settings = ("lr", "lr_cores", "init_std", "weight_decay_cores")
+    tuned = [key for key in settings if len({getattr(trial, key) for trial in grid}) > 1]
+
+    def best(scores: Callable[[dict[str, Any]], dict[str, float]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The runs of the settings that are best on validation, one for each seed, and those settings."""
+        chosen = max(grid, key=lambda trial: scores(run(trial))["val"])
+        results = [run(replace(chosen, seed=seed)) for seed in range(config.seeds)]
+        return results, {key: getattr(chosen, key) for key in tuned}
+
+    # The network and what Correct and Smooth makes of it each have settings of their own.
+    results, chosen = best(_network)
+    smoothed = best(lambda result: result) if contender.correct_and_smooth else None
+    return _row(name, results, chosen, smoothed), results[0]["history"]
 
 
-def _row(name: str, results: list[dict[str, Any]], chosen: Mapping[str, float | None]) -> dict[str, Any]:
+def _network(result: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a run before Correct and Smooth."""
+    return result.get("network", result)
+
+
+def _row(
+    name: str,
+    results: list[dict[str, Any]],
+    chosen: Mapping[str, float | None],
+    smoothed: tuple[list[dict[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """A contender's row from the summaries of its runs, one for each seed."""
-    # Where the scores were corrected and smoothed, those of the network itself are beside them.
-    networks = [result.get("network", result) for result in results]
-    smoothed = results[0].get("correct_and_smooth") is not None
     seconds = [result["seconds"] for result in results if "seconds" in result]
     return {
         "name": name,
         "metric": results[0]["metric"],
         "params": results[0]["embedding_params"],
         "compression": results[0]["compression"],
-        **_statistics(networks),
-        "smoothed": _statistics(results) if smoothed else None,
+        **_statistics([_network(result) for result in results]),
+        "smoothed": None if smoothed is None else _statistics(smoothed[0]) | {"chosen": smoothed[1]},
         "seconds": statistics.mean(seconds) if seconds else None,
         "chosen": chosen,
         "by_degree": results[0].get("by_degree"),

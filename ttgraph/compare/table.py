@@ -46,8 +46,8 @@ def paired_tests(rows: list[dict[str, Any]], style: str = "simple") -> str:
         For each contender with as many seeds, two or more, the mean difference of the test scores and its p-value;
         empty where there is nothing to test.
     """
-    best = max(rows, key=lambda row: row["val"], default=None)
-    if best is None or best["seeds"] < 2:
+    best = max((row for row in rows if row["seeds"] > 1), key=lambda row: row["val"], default=None)
+    if best is None:
         return ""
     lines = []
     for row in rows:

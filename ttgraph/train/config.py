@@ -20,28 +20,38 @@ Batching = Literal["full", "neighbor", "partition"]
 
 
 def comma_separated(
-    parse: Callable[[str], Any], metavar: str, words: tuple[str, ...] = ()
+    parse: Callable[[str], Any], metavar: str, words: dict[str, Any] | None = None
 ) -> PrimitiveConstructorSpec[Any]:
-    """How the command line reads a tuple: as one word with commas, such as ``1024,13,13``, or one of ``words``."""
+    """How the command line reads a tuple: as one word with commas, such as ``1024,13,13``.
 
-    def shown(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
+    Args:
+        parse: Reads an entry.
+        metavar: What to call an entry.
+        words: Words that stand for another value.
+    """
+    named = words or {}
+    shown = {None: "None"} | {value: word for word, value in named.items()}
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="|".join((*words, f"{metavar},...")),
+        metavar="|".join((*named, f"{metavar},...")),
         instance_from_str=lambda given: (
-            given[0] if given[0] in words else tuple(parse(word) for word in given[0].split(","))
+            named[given[0]] if given[0] in named else tuple(parse(word) for word in given[0].split(","))
         ),
-        is_instance=lambda value: value is None or value in words or isinstance(value, tuple),
-        str_from_instance=lambda value: [shown(value)],
+        is_instance=lambda value: value is None or isinstance(value, tuple) or value in named.values(),
+        str_from_instance=lambda value: [",".join(map(str, value)) if isinstance(value, tuple) else shown[value]],
     )
 
+
+# From how many nodes on a graph is trained in batches of parts, and the parts of that size: how many nodes each
+# holds, and their digits.
+_LARGE, _PART, _WITHIN_PART = 50_000, 56, (8, 7)
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
 OptionalInts = Annotated[tuple[int, ...] | None, comma_separated(int, "INT")]
-RowFactors = Annotated[tuple[int, ...] | Literal["auto"] | None, comma_separated(int, "INT", words=("auto",))]
+RowFactors = Annotated[
+    tuple[int, ...] | Literal["auto"] | None, comma_separated(int, "INT", {"auto": "auto", "balanced": None})
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class NodeConfig:
     rank: int = 16
     """TT rank."""
     depth: int = 3
-    """Number of TT cores."""
+    """Number of TT cores, where row factors do not say it."""
     max_params: int | None = None
     """Most parameters of the embedding: the largest rank that they allow instead of rank, and the hashed rows."""
     epochs: int = 60
@@ -143,8 +153,7 @@ class TrainConfig(NodeConfig):
     order: OrderName = "metis"
     """Order of the nodes."""
     row_factors: RowFactors = None
-    """Row factors, such as 1024,13,13: parts per level of the order; auto tries several on validation; balanced by
-    default."""
+    """Row factors, such as 1024,13,13: parts per level of the order; auto tries several on validation."""
     init: InitName = "spectral"
     """Start of the embedding."""
     init_std: float | None = None
@@ -157,6 +166,27 @@ class TrainConfig(NodeConfig):
     """Seed of everything random."""
     checkpoint_seconds: float = 15.0
     """Least seconds between checkpoints."""
+
+    @classmethod
+    def recommended(cls, num_nodes: int, **settings: Any) -> TrainConfig:
+        """Settings that did best on graphs of about a size: what ``ttgraph train DATA`` takes where no flag says else.
+
+        Args:
+            num_nodes: Number of nodes of the graph.
+            **settings: Fields that are known better.
+
+        Source: the section on accuracy of tests/bench/RESULTS.md.
+
+        Example:
+            >>> TrainConfig.recommended(169_343).row_factors
+            (3024, 8, 7)
+        """
+        best: dict[str, Any] = dict(label_inputs=True, correct_and_smooth=True)
+        if num_nodes < _LARGE:
+            best |= dict(init="hierarchical", row_factors="auto", epochs=60)
+        else:
+            best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=20)
+        return cls(**best | settings)
 
     def __post_init__(self) -> None:
         super().__post_init__()

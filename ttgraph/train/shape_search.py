@@ -13,6 +13,7 @@ from typing import Any
 from ttgraph.shape import TTShape
 from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import plan_shape
+from ttgraph.train.engine import Interrupted
 from ttgraph.train.runs import Runs
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 _COARSE = (16, 4)
 # Nodes in a part of the first digit: the wider that digit, the less nodes share, and the smaller the rank.
 _PART_SIZES = (160, 80, 40)
-# How many times smaller than a dense table the tensor train is where neither parameters nor rank say it.
-_COMPRESSION = 100
 
 
 def candidate_row_factors(num_nodes: int) -> list[tuple[int, ...]]:
@@ -33,7 +32,7 @@ def candidate_row_factors(num_nodes: int) -> list[tuple[int, ...]]:
 
     Example:
         >>> candidate_row_factors(169_343)
-        [(16, 4, 2646), (56, 56, 54), (1059, 15, 11), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 6, 4, 4)]
+        [(16, 4, 2646), (56, 56, 54), (1059, 15, 11), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 5, 4, 4)]
     """
     shapes = [(*_COARSE, -(-num_nodes // math.prod(_COARSE))), TTShape.plan(num_nodes, 8, depth=3).row_factors]
     shapes += [_wide(num_nodes, size, 3) for size in _PART_SIZES]
@@ -47,8 +46,9 @@ def choose_row_factors(
     """The configuration with the row factors that are best on validation after half of its epochs.
 
     Args:
-        config: Asks for ``auto``; every shape gets the largest rank that ``max_params`` allows, by default a
-            hundredth of the dense table. Where ``out`` names a folder, each trial is kept there in ``shapes.json``.
+        config: Asks for ``auto``; every shape gets the largest rank that ``max_params`` allows, by default the
+            parameters of a balanced shape of the rank. Where ``out`` names a folder, each trial is kept there in
+            ``shapes.json``.
         num_nodes: Number of nodes.
         run: Trains one configuration and returns its summary.
 
@@ -58,7 +58,7 @@ def choose_row_factors(
     Raises:
         ValueError: If no shape fits into the parameters.
     """
-    budget = config.max_params or max(num_nodes * config.dim // _COMPRESSION, 1)
+    budget = config.max_params or TTShape.plan(num_nodes, config.dim, rank=config.rank).num_params
     shorter = replace(
         config, max_params=budget, epochs=-(-config.epochs // 2), correct_and_smooth=False, out=None, resume=False
     )
@@ -71,7 +71,10 @@ def choose_row_factors(
         except ValueError as error:  # not even rank 1 fits
             logger.info("row factors %s are left out: %s", name, error)
             continue
-        result = run(trial) if runs is None else runs.get(json.dumps(plain(trial)), partial(run, trial))
+        try:
+            result = run(trial) if runs is None else runs.get(json.dumps(plain(trial)), partial(run, trial))
+        except Interrupted as stop:
+            raise Interrupted(f"row factors {name}: {stop}; the trials before it are kept") from stop
         logger.info("row factors %s: validation %.4f", name, result["val"])
         if result["val"] > best_score:
             best, best_score = factors, result["val"]
