@@ -3,7 +3,8 @@
 from ttgraph.train.checkpoint import CheckpointError
 from ttgraph.train.config import NodeConfig, TrainConfig
 from ttgraph.train.engine import DivergedError, Interrupted, Schedule, fit
-from ttgraph.train.node_job import Result, train
+from ttgraph.train.node_job import train
+from ttgraph.train.results import Result
 
 __all__ = [
     "CheckpointError",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,46 +16,21 @@ from torch_geometric.data import Data
 
 from ttgraph import order as orders
 from ttgraph.data import load_dataset
-from ttgraph.files import make_folder, replacing
 from ttgraph.graph import CSR, digit_homophily
 from ttgraph.models import LabelInputs, NodeClassifier, adjacency, make_gnn
 from ttgraph.order import NodeOrder
 from ttgraph.shape import TTShape
 from ttgraph.train.batches import NodeBatch, make_batches
-from ttgraph.train.checkpoint import CheckpointError, read_tensors, write_tensors
 from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
-from ttgraph.train.engine import CHECKPOINT, Progress, Schedule, fit
+from ttgraph.train.engine import Schedule, fit
 from ttgraph.train.metric import check_metric, score, score_by_degree
+from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
 from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
 
-logger = logging.getLogger(__name__)
-
-# A resumed run may differ from the one that it continues in these alone.
-_FREE_FIELDS = {"out", "resume", "device", "threads", "checkpoint_seconds"}
-
 # Of label inputs, where there are as many training nodes: 2, 5 and 10 do equally well.
 _FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training run gave.
-
-    Args:
-        summary: What ``summary.json`` holds.
-        scores: Class scores of every node, in the user's own ids.  # (num_nodes, num_classes)
-        model: The trained model, in the order of the nodes.
-        order: The order of the nodes.
-        progress: Epoch by epoch.
-    """
-
-    summary: dict[str, Any]
-    scores: Tensor  # (num_nodes, num_classes)
-    model: NodeClassifier
-    order: NodeOrder
-    progress: Progress
 
 
 def train(
@@ -87,7 +58,7 @@ def train(
         >>> from ttgraph.data.synthetic import planted_hierarchy
         >>> config = TrainConfig(hidden=16, dim=16, rank=4, epochs=2)
         >>> sorted(train(config, planted_hierarchy(2000, seed=0)).summary)[:4]
-        ['best_epoch', 'compression', 'config', 'correct_and_smooth']
+        ['best_epoch', 'by_degree', 'compression', 'config']
     """
     begin = time.perf_counter()
     if config.threads is not None:
@@ -95,15 +66,13 @@ def train(
     device = _device(config.device)
     data = load_dataset(config.data, split=config.split) if data is None else data
     check_metric(data)
-    earlier = None if config.out is None else _prepare_folder(config)
-    if config.row_factors == "auto" and config.embedding != "tt":
-        config = replace(config, row_factors=None)  # there is nothing to choose
-    elif config.row_factors == "auto":
+    earlier = None if config.out is None else prepare_folder(config)
+    if config.row_factors == "auto":
         if order is not None or embedding is not None:
             raise ValueError("row_factors=auto makes orders of its own; leave order and embedding out, or pass factors")
-        config = choose_row_factors(config, data.num_nodes, lambda trial: train(trial, data).summary)
+        config = _with_row_factors(config, data)
     if earlier is not None:
-        _check_settings(earlier, config)
+        check_settings(earlier, config)
     shape = plan_shape(config, data.num_nodes)
     order_begin = time.perf_counter()
     order = make_order(config, data, shape) if order is None else order
@@ -116,29 +85,9 @@ def train(
     if embedding is None:
         embedding = build_embedding(config, shape, data.edge_index)
     init_seconds = time.perf_counter() - init_begin
-    labels, x = None, None
-    if config.label_inputs:
-        labels = LabelInputs(
-            CSR.undirected(data.edge_index, data.num_nodes),
-            data.y,
-            data.train_mask,
-            data.num_classes,
-            num_folds=min(_FOLDS, int(data.train_mask.sum())),
-            seed=config.seed,
-        )
-        x = labels.columns().to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        gnn = make_gnn(
-            config.model,
-            (0 if embedding is None else config.dim) + (0 if labels is None else labels.num_channels),
-            data.num_classes,
-            hidden=config.hidden,
-            layers=config.layers,
-            dropout=config.dropout,
-            heads=config.heads,
-        )
-    model = NodeClassifier(embedding, gnn).to(device)
+    labels = _label_inputs(config, data) if config.label_inputs else None
+    x = None if labels is None else labels.columns().to(device)
+    model = _model(config, embedding, 0 if labels is None else labels.num_channels, data.num_classes).to(device)
     progress = fit(
         model,
         _optimizer(config, model),
@@ -154,16 +103,16 @@ def train(
     )
     # The one look at the test labels.
     scores = model.inference(adj, x).cpu()
-    smoothed = best_smoothing(scores, data) if config.correct_and_smooth else None
+    final = {"test": score(data.metric, scores, data.y, data.test_mask), "val": progress.best_score}
+    details: dict[str, Any] = {"network": final, "correct_and_smooth": None}
+    if config.correct_and_smooth:
+        smoothed = best_smoothing(scores, data)
+        scores, details["correct_and_smooth"] = smoothed.scores, smoothed.settings
+        final = {"test": score(data.metric, scores, data.y, data.test_mask), "val": smoothed.val}
     num_params = 0 if embedding is None else sum(p.numel() for p in embedding.parameters())
-    network = {"test": score(data.metric, scores, data.y, data.test_mask), "val": progress.best_score}
-    if smoothed is not None:
-        scores = smoothed.scores
     summary = {
-        "test": score(data.metric, scores, data.y, data.test_mask),
-        "val": progress.best_score if smoothed is None else smoothed.val,
-        "network": network,
-        "correct_and_smooth": None if smoothed is None else smoothed.settings,
+        **final,
+        **details,
         "metric": data.metric,
         "embedding_params": num_params,
         "compression": data.num_nodes * config.dim / num_params if num_params else None,
@@ -181,7 +130,7 @@ def train(
     }
     result = Result(summary, order.to_user(scores), model, order, progress)
     if config.out is not None:
-        _write(config.out, result)
+        write_result(config.out, result)
     return result
 
 
@@ -190,6 +139,28 @@ def make_order(config: TrainConfig, data: Data, shape: TTShape) -> NodeOrder:
     method = getattr(orders, f"{config.order}_order")
     labels = dict(labels=data.y, train_mask=data.train_mask) if config.order == "homophily" else {}
     return method(data.edge_index, data.num_nodes, shape.row_factors, seed=config.seed, **labels)
+
+
+def _with_row_factors(config: TrainConfig, data: Data) -> TrainConfig:
+    """The configuration with row factors that are chosen on validation."""
+    if config.embedding != "tt":
+        return replace(config, row_factors=None)  # there is nothing to choose
+    return choose_row_factors(config, data.num_nodes, lambda trial: train(trial, data).summary)
+
+
+def _label_inputs(config: TrainConfig, data: Data) -> LabelInputs:
+    num_folds = min(_FOLDS, int(data.train_mask.sum()))
+    csr = CSR.undirected(data.edge_index, data.num_nodes)
+    return LabelInputs(csr, data.y, data.train_mask, data.num_classes, num_folds=num_folds, seed=config.seed)
+
+
+def _model(config: TrainConfig, embedding: nn.Module | None, num_columns: int, num_classes: int) -> NodeClassifier:
+    """The network on top of the embedding and of so many columns beside it."""
+    width = num_columns + (0 if embedding is None else config.dim)
+    options: dict[str, Any] = {key: getattr(config, key) for key in ("hidden", "layers", "dropout", "heads")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return NodeClassifier(embedding, make_gnn(config.model, width, num_classes, **options))
 
 
 def peak_memory_mb() -> float:
@@ -221,41 +192,3 @@ def _loss_of(model: NodeClassifier) -> Callable[[NodeBatch], Tensor]:
         return F.cross_entropy(model(batch.adj, batch.node_ids, batch.x)[batch.targets], batch.labels)
 
     return loss_of
-
-
-def _prepare_folder(config: TrainConfig) -> dict[str, Any] | None:
-    """Make the results folder, overwriting no other run; gives the settings of the run to go on with, if any."""
-    assert config.out is not None
-    # A run that was stopped while it chose its row factors has no checkpoint yet, and begins where the choice was.
-    choosing = config.row_factors == "auto" and config.out.is_dir() and not (config.out / CHECKPOINT).exists()
-    if config.resume and not choosing:
-        return read_tensors(config.out / CHECKPOINT)[1]["config"]
-    for name in (CHECKPOINT, "summary.json"):
-        if (config.out / name).exists():
-            raise CheckpointError(
-                f"{config.out} holds the results of an earlier run; pass --resume to go on with it, or another --out"
-            )
-    make_folder(config.out)
-    return None
-
-
-def _check_settings(before: dict[str, Any], config: TrainConfig) -> None:
-    """Keep a run from wrongly continuing another."""
-    now = plain(config)
-    changed = [k for k in now if k not in _FREE_FIELDS and before.get(k) != now[k]]
-    if changed:
-        told = ", ".join(f"{k}={before.get(k)} there and {now[k]} here" for k in changed)
-        raise CheckpointError(f"the run in {config.out} has other settings: {told}; resume with its settings")
-
-
-def _write(folder: Path, result: Result) -> None:
-    from ttgraph.plot import plot_curves
-
-    config = result.summary["config"]
-    write_tensors(folder / "model.safetensors", result.model.state_dict(), {"config": config})
-    result.order.save(folder / "order.npz")
-    with replacing(folder / "predictions.npy") as temporary:
-        np.save(temporary, result.scores.argmax(dim=1).numpy())
-    plot_curves(result.progress.history, folder / "curves.png", title=f"{config['data']}: {config['model']}")
-    with replacing(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(result.summary, indent=2) + "\n")
