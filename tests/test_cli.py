@@ -168,6 +168,15 @@ def test_train_without_flags_takes_what_is_recommended_for_the_size(here, monkey
     assert (asked[0][0].rank, asked[0][0].label_inputs) == (3, True)
 
 
+def test_a_recipe_knows_better_and_flags_know_best(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ttgraph.train.train", lambda config, data: asked.append(config) or 1 / 0)
+    Path("own.toml").write_text(RECIPE + "[train]\nhidden = 24\nrank = 5\nrow-factors = [10, 6, 5]\n")
+    with pytest.raises(ZeroDivisionError):
+        run("train", "own.toml", "--rank", "6")
+    assert (asked[0].hidden, asked[0].rank, asked[0].row_factors) == (24, 6, (10, 6, 5))
+
+
 def test_row_factors_are_chosen_and_a_choice_cut_short_goes_on(here, monkeypatch):
     words = ("train", "g.npz", *SMALL, "--rank", "4", "--out", "run")
     with monkeypatch.context() as patch:

@@ -15,6 +15,7 @@ PUBLIC = {
         "DataError",
         "Recipe",
         "cache_folder",
+        "find_recipe",
         "list_recipes",
         "load_dataset",
         "load_npz",

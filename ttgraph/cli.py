@@ -8,7 +8,7 @@ import difflib
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -219,12 +219,12 @@ def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
     if not isinstance(config, TrainConfig):
         return config, next(run for kind, run in COMMANDS.values() if type(config) is kind)
     # What is best depends on the graph, which only the flags name: so they are read again, on top of that.
-    from ttgraph.data import load_dataset
+    from ttgraph.data import find_recipe, load_dataset
 
-    data = load_dataset(config.data, split=config.split)
-    return _parse_flags(words, settings, partial(TrainConfig.recommended, data.num_nodes)), partial(
-        run_train, data=data
-    )
+    data, recipe = load_dataset(config.data, split=config.split), find_recipe(config.data)
+    settings = (_underscored(recipe.train) if recipe is not None else {}) | settings
+    config = _parse_flags(words, settings, partial(TrainConfig.recommended, data.num_nodes))
+    return config, partial(run_train, data=data)
 
 
 def _parse_flags(words: list[str], settings: dict[str, Any], train_defaults: Callable[..., TrainConfig]) -> Any:
@@ -300,6 +300,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"the config file {path} is broken: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"the config file {path} must hold names and values, got {type(settings).__name__}")
+    return _underscored(settings)
+
+
+def _underscored(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in settings.items()}
 
 

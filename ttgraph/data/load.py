@@ -46,29 +46,60 @@ def load_dataset(
         >>> data.num_nodes, data.metric
         (100000, 'accuracy')
     """
-    recipes = list_recipes()
-    path = Path(source).expanduser()
-    if str(source) in recipes:
-        return _from_recipe(read_recipe(recipes[str(source)]), root, split, features)
-    if path.suffix == ".toml" and path.is_file():
-        return _from_recipe(read_recipe(path), root, split, features)
-    if path.is_dir():
+    path, recipe = Path(source).expanduser(), find_recipe(source)
+    if path.is_dir() and str(source) not in list_recipes():
         from ttgraph.data.ogb import find_ogb, load_ogb
 
         folder = find_ogb(path)
-        known = folder.name.removesuffix("_pyg").replace("_", "-")
-        recipe = read_recipe(recipes[known]) if known in recipes else Recipe(name=known, source="ogb", dataset=known)
+        name = _ogb_name(folder)
+        recipe = recipe or Recipe(name=name, source="ogb", dataset=name)
         # A folder is taken as it is: its own lists of counts are checked, what the recipe expects is not.
         return load_ogb(folder, replace(recipe, num_nodes=0, num_edges=0), split=split, features=features)
+    if recipe is not None:
+        return _from_recipe(recipe, root, split, features)
     if path.suffix == ".npz":
         return load_npz(path, split=split, features=features)
     if path.is_file():
         raise DataError(f"{path}: neither a .npz nor a .toml recipe nor a folder in OGB's layout")
+    recipes = list_recipes()
     near = difflib.get_close_matches(str(source), recipes, n=1)
     raise DataError(
         f"{source}: no such file or folder in {Path.cwd()}, and no recipe of that name (there are "
         f"{', '.join(recipes) or 'none'})" + (f"; did you mean {near[0]}?" if near else "")
     )
+
+
+def find_recipe(source: str | Path) -> Recipe | None:
+    """The recipe of a dataset, as :func:`load_dataset` finds it.
+
+    Args:
+        source: A recipe's name or path, or the root of a dataset in OGB's layout that there is a recipe of.
+
+    Returns:
+        The recipe; ``None`` where the dataset has none.
+
+    Raises:
+        DataError: If the recipe is broken.
+
+    Example:
+        >>> find_recipe("homophily-100k").num_nodes
+        100000
+    """
+    recipes, path = list_recipes(), Path(source).expanduser()
+    if str(source) in recipes:
+        return read_recipe(recipes[str(source)])
+    if path.suffix == ".toml" and path.is_file():
+        return read_recipe(path)
+    if path.is_dir():
+        from ttgraph.data.ogb import find_ogb
+
+        name = _ogb_name(find_ogb(path))
+        return read_recipe(recipes[name]) if name in recipes else None
+    return None
+
+
+def _ogb_name(folder: Path) -> str:
+    return folder.name.removesuffix("_pyg").replace("_", "-")
 
 
 def cache_folder(root: str | Path | None = None) -> Path:

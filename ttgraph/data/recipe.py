@@ -38,6 +38,7 @@ class Recipe:
         licence: Licence of the data.
         download_bytes: Size of the download.
         homepage: Where to read about it.
+        train: Settings with which ``ttgraph train`` does best on it, where those for graphs of its size do not.
         path: The recipe's own file.
     """
 
@@ -56,6 +57,7 @@ class Recipe:
     licence: str = ""
     download_bytes: int = 0
     homepage: str = ""
+    train: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
     def check_counts(self, num_nodes: int, num_edges: int) -> None:
