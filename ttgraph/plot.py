@@ -52,17 +52,16 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure("")
+    figure = _figure("", len(curves))
     axes = figure.subplots()
-    for name, history in curves.items():
+    for number, (name, history) in enumerate(curves.items()):
         scored = [row for row in history if "val" in row]
-        axes.plot([row["epoch"] for row in scored], [row["val"] for row in scored], label=name)
+        style = _style(number)
+        axes.plot([row["epoch"] for row in scored], [row["val"] for row in scored], label=name, **style)
     axes.set(xlabel="epoch", ylabel="validation score")
-    axes.grid(alpha=0.3)
     if curves:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(loc="outside right upper", fontsize="small")
-    return _write(figure, path)
+    return _named(figure, path)
 
 
 def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> Figure:
@@ -75,23 +74,22 @@ def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> 
     Returns:
         The figure.
     """
-    figure = _figure("")
+    figure = _figure("", len(rows))
     axes = figure.subplots()
     for number, row in enumerate(rows):
-        marker = "osD^v<>PX*"[number // 10 % 10]  # matplotlib has ten colours
-        axes.errorbar(row["params"], row["test"], row["test_std"], fmt=marker, capsize=2, label=row["name"])
+        style = _style(number) | {"linestyle": "none", "marker": "os^D"[number // 10 % 4]}
+        axes.errorbar(row["params"], row["test"], row["test_std"], capsize=2, label=row["name"], **style)
     front: list[Mapping[str, Any]] = []
     for row in sorted(rows, key=lambda row: (row["params"], -row["test"])):
         if not front or row["test"] > front[-1]["test"]:
             front.append(row)
     axes.plot([row["params"] for row in front], [row["test"] for row in front], color="grey", lw=1, zorder=0)
-    axes.set_xscale("symlog", linthresh=1000)  # some have no parameters
-    axes.set_xlim(left=0)
+    axes.set_xscale("symlog", linthresh=_FEW_PARAMETERS, linscale=0.5)  # some contenders have none
+    most = max((row["params"] for row in rows), default=0)
+    axes.set_xlim(-_FEW_PARAMETERS / 5, 3 * max(most, _FEW_PARAMETERS))
+    axes.set_xticks([0, *(10**k for k in range(3, 10) if 10**k <= 3 * most)])
     axes.set(xlabel="parameters of the embedding", ylabel="test score")
-    axes.grid(alpha=0.3)
-    if rows:
-        figure.legend(loc="outside right upper", fontsize="small")
-    return _write(figure, path)
+    return _named(figure, path)
 
 
 def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Path | None = None) -> Figure:
@@ -104,25 +102,43 @@ def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     Returns:
         The figure.
     """
-    figure = _figure("")
+    figure = _figure("", len(scores))
     axes = figure.subplots()
-    for name, ranges in scores.items():
-        axes.plot([row["degree"] for row in ranges], [row["score"] for row in ranges], marker=".", label=name)
+    for number, (name, ranges) in enumerate(scores.items()):
+        style = _style(number)
+        axes.plot([row["degree"] for row in ranges], [row["score"] for row in ranges], marker=".", label=name, **style)
     axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set(xlabel="degree, at least", ylabel="test score")
-    axes.grid(alpha=0.3)
-    if scores:
-        figure.legend(loc="outside right upper", fontsize="small")
-    return _write(figure, path)
+    ticks = sorted({int(row["degree"]) for ranges in scores.values() for row in ranges})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set(xlabel="least degree of a range", ylabel="test score")
+    return _named(figure, path)
 
 
-def _figure(title: str) -> Figure:
+# Below so many parameters the axis that has them is linear.
+_FEW_PARAMETERS = 1000
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Ten colours, and then the same with other lines."""
+    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def _figure(title: str, names: int = 0) -> Figure:
     # A figure of its own, not pyplot's: no display, no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2 + 0.1 * names), layout="constrained")  # the names stand below, two in a line
     figure.suptitle(title)
     return figure
+
+
+def _named(figure: Figure, path: Path | None) -> Figure:
+    """With a grid, and the names of the contenders, if any, below."""
+    axes = figure.axes[0]
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside lower center", fontsize="small", ncols=2)
+    return _write(figure, path)
 
 
 def _write(figure: Figure, path: Path | None) -> Figure:
