@@ -127,7 +127,7 @@ def _figure(title: str, names: int = 0) -> Figure:
     # A figure of its own, not pyplot's: no display, no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.2 + 0.1 * names), layout="constrained")  # the names stand below, two in a line
+    figure = Figure(figsize=(9, 4.2 + 0.1 * names), layout="constrained")  # the names stand below, two in a line
     figure.suptitle(title)
     return figure
 

@@ -115,8 +115,8 @@ def _tables(config: CompareConfig, shared: dict[str, Any], num_nodes: int) -> It
         yield "PosHashEmb", TrainConfig(**hashed, order=config.order[0], embedding="poshash")
     for order, factors, init in itertools.product(config.order, config.row_factors or (None,), config.init):
         shape = "" if factors is None else f", {'x'.join(map(str, factors))}"
-        rank = f"rank {config.rank}" if config.max_params is None else f"{config.max_params:,} parameters"
+        rank = f" rank {config.rank}" if config.max_params is None else ""
         yield (
-            f"TT {rank}, {order}{shape}, {init}",
+            f"TT{rank}, {order}{shape}, {init}",
             TrainConfig(**shared, order=order, row_factors=factors, init=init),
         )
