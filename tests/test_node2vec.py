@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 import torch
@@ -47,9 +46,3 @@ def test_nodes_that_meet_on_walks_have_like_rows():
     assert alike[same].mean() > alike[~same].mean() + 0.3
     assert torch.equal(rows, node2vec(rings(4, 10), 16, walks_per_node=60, threads=1))
     assert not torch.equal(rows, node2vec(rings(4, 10), 16, walks_per_node=60, threads=1, seed=1))
-
-
-def test_without_gensim_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gensim.models", None)
-    with pytest.raises(ValueError, match=r"node2vec needs gensim; pip install 'ttgraph\[node2vec\]'"):
-        node2vec(rings(1, 3), 4)

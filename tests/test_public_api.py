@@ -82,7 +82,7 @@ PUBLIC = {
 BARE = """
 import importlib, sys
 
-HEAVY = ("torch_geometric", "matplotlib", "pymetis", "ogb")
+HEAVY = ("torch_geometric", "matplotlib", "pymetis", "ogb", "gensim")
 
 import ttgraph
 assert ttgraph.TTShape.plan(1000, 64, rank=8).num_params == 3200

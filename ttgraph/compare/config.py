@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, get_args
 
 from ttgraph.train.config import InitName, Ints, NodeConfig, OrderName, TrainConfig, comma_separated
 from ttgraph.train.embedding import plan_shape
-
-logger = logging.getLogger(__name__)
 
 Orders = Annotated[tuple[OrderName, ...], comma_separated(str, "ORDER")]
 Inits = Annotated[tuple[InitName, ...], comma_separated(str, "INIT")]
@@ -101,13 +97,10 @@ def _tables(config: CompareConfig, shared: dict[str, Any], num_nodes: int) -> It
         for start in DENSE_STARTS:
             yield f"dense table, {start}", TrainConfig(**shared, **batches, embedding="full", init=start)
     if config.all:
-        if importlib.util.find_spec("gensim") is None:
-            logger.warning("node2vec takes no part, for it needs gensim; pip install 'ttgraph[node2vec]'")
-        else:
-            walked: dict[str, Any] = dict(**batches, embedding="full", init="node2vec")
-            yield "dense table, node2vec", TrainConfig(**shared, **walked)
-            if not shared["label_inputs"]:
-                yield "node2vec + MLP", TrainConfig(**shared | {"model": "mlp"}, **walked, lr_cores=0)
+        walked: dict[str, Any] = dict(**batches, embedding="full", init="node2vec")
+        yield "dense table, node2vec", TrainConfig(**shared, **walked)
+        if not shared["label_inputs"]:
+            yield "node2vec + MLP", TrainConfig(**shared | {"model": "mlp"}, **walked, lr_cores=0)
         budget = plan_shape(TrainConfig(**shared, **first), num_nodes).num_params
         hashed: dict[str, Any] = shared | {"max_params": budget}
         yield "hashed table", TrainConfig(**hashed, **batches, embedding="hash")

@@ -38,9 +38,6 @@ def node2vec(
     Returns:
         The rows; nodes without neighbours have small random ones.  # (num_nodes, dim) float32
 
-    Raises:
-        ValueError: If gensim is not installed.
-
     Source: Grover, Leskovec, "node2vec: Scalable feature learning for networks" (KDD 2016); Mikolov et al.,
     "Distributed representations of words and phrases and their compositionality" (NeurIPS 2013).
 
@@ -48,10 +45,8 @@ def node2vec(
         >>> node2vec(CSR.undirected(torch.tensor([[0, 1, 2], [1, 2, 3]]), 4), 8).shape
         torch.Size([4, 8])
     """
-    try:
-        from gensim.models import Word2Vec
-    except ImportError as error:
-        raise ValueError("node2vec needs gensim; pip install 'ttgraph[node2vec]'") from error
+    from gensim.models import Word2Vec
+
     model = Word2Vec(
         vector_size=dim,
         window=window,
