@@ -178,7 +178,7 @@ def test_a_recipe_knows_better_and_flags_know_best(here, monkeypatch):
 
 
 def test_row_factors_are_chosen_and_a_choice_cut_short_goes_on(here, monkeypatch):
-    words = ("train", "g.npz", *SMALL, "--rank", "4", "--out", "run")
+    words = ("train", "g.npz", *SMALL, *shlex.split("--rank 4 --row-factors auto --init hierarchical --out run"))
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_stop_requests", stopped)
         assert run(*words) == 130

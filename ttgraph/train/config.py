@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,9 +43,9 @@ def comma_separated(
     )
 
 
-# From how many nodes on a graph is trained in batches of parts, and the parts of that size: how many nodes each
-# holds, and their digits.
-_LARGE, _PART, _WITHIN_PART = 50_000, 56, (8, 7)
+# From how many nodes on a graph is trained in batches of parts; the nodes that a part of the first digit holds then,
+# and their digits; the first digits of a smaller graph.
+_LARGE, _PART, _WITHIN_PART, FEW_PARTS = 50_000, 56, (8, 7), (16, 4)
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
@@ -183,7 +184,9 @@ class TrainConfig(NodeConfig):
         """
         best: dict[str, Any] = dict(label_inputs=True, correct_and_smooth=True)
         if num_nodes < _LARGE:
-            best |= dict(init="hierarchical", row_factors="auto", epochs=60)
+            # The fewer labels there are, the more nodes have to share what is learned from one: few, large parts.
+            rows = (*FEW_PARTS, max(1, -(-num_nodes // math.prod(FEW_PARTS))))
+            best |= dict(init="node2vec", lr_cores=0.001, row_factors=rows, epochs=60)
         else:
             best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=20)
         return cls(**best | settings)

@@ -11,15 +11,13 @@ from functools import partial
 from typing import Any
 
 from ttgraph.shape import TTShape
-from ttgraph.train.config import TrainConfig, plain
+from ttgraph.train.config import FEW_PARTS, TrainConfig, plain
 from ttgraph.train.embedding import plan_shape
 from ttgraph.train.engine import Interrupted
 from ttgraph.train.runs import Runs
 
 logger = logging.getLogger(__name__)
 
-# The fewer labels there are, the more nodes have to share what is learned from one.
-_COARSE = (16, 4)
 # Nodes in a part of the first digit: the wider that digit, the less nodes share, and the smaller the rank.
 _PART_SIZES = (160, 80, 40)
 
@@ -34,7 +32,7 @@ def candidate_row_factors(num_nodes: int) -> list[tuple[int, ...]]:
         >>> candidate_row_factors(169_343)
         [(16, 4, 2646), (56, 56, 54), (1059, 15, 11), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 5, 4, 4)]
     """
-    shapes = [(*_COARSE, -(-num_nodes // math.prod(_COARSE))), TTShape.plan(num_nodes, 8, depth=3).row_factors]
+    shapes = [(*FEW_PARTS, -(-num_nodes // math.prod(FEW_PARTS))), TTShape.plan(num_nodes, 8, depth=3).row_factors]
     shapes += [_wide(num_nodes, size, 3) for size in _PART_SIZES]
     shapes += [_wide(num_nodes, _PART_SIZES[1], depth) for depth in (2, 4)]
     return list(dict.fromkeys(shapes))
