@@ -46,6 +46,7 @@ def comma_separated(
 # From how many nodes on a graph is trained in batches of parts; the nodes that a part of the first digit holds then,
 # and their digits; the first digits of a smaller graph.
 _LARGE, _PART, _WITHIN_PART, FEW_PARTS = 50_000, 56, (8, 7), (16, 4)
+_NODES_PER_BATCH = 20_000
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
@@ -188,7 +189,8 @@ class TrainConfig(NodeConfig):
             rows = (*FEW_PARTS, max(1, -(-num_nodes // math.prod(FEW_PARTS))))
             best |= dict(init="node2vec", lr_cores=0.001, row_factors=rows, epochs=60)
         else:
-            best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=20)
+            best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=30)
+            best |= dict(num_batches=max(8, num_nodes // _NODES_PER_BATCH), hidden=256, lr=0.005)
         return cls(**best | settings)
 
     def __post_init__(self) -> None:
