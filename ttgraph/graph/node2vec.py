@@ -22,7 +22,7 @@ def node2vec(
     walk_length: int = 20,
     window: int = 5,
     seed: int = 0,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> Tensor:  # (num_nodes, dim)
     """Embed nodes by the skip-gram model of random walks: node2vec with p = q = 1, also known as DeepWalk.
 
@@ -33,7 +33,7 @@ def node2vec(
         walk_length: Nodes of a walk.
         window: How far apart on a walk nodes are neighbours.
         seed: Seed of the walks and of the training.
-        threads: Threads to train with, torch's number by default; the result is the same again with one only.
+        threads: Threads to train with; only with one is the result the same again.
 
     Returns:
         The rows; nodes without neighbours have small random ones.  # (num_nodes, dim) float32
@@ -54,7 +54,7 @@ def node2vec(
         sg=1,
         negative=5,
         seed=seed + 1,
-        workers=threads or torch.get_num_threads(),
+        workers=threads,
         sorted_vocab=0,
     )
     # How often a walk meets a node is proportional to its degree; the model draws its negatives by that.
