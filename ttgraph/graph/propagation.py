@@ -115,15 +115,29 @@ def propagate_labels(
         [True, True, True, False]
     """
     start = known_labels(labels, train_mask, csr.num_nodes, num_classes)
-    if not clamp:
-        return propagate(symmetric_adjacency(csr), start, alpha=alpha, num_steps=num_steps)
-    rows = train_mask.nonzero().flatten()
-    known = start[rows]
+    if clamp:
+        return propagate_clamped(symmetric_adjacency(csr), start, num_steps)
+    return propagate(symmetric_adjacency(csr), start, alpha=alpha, num_steps=num_steps)
+
+
+def propagate_clamped(adj: Adjacency, known: Tensor, num_steps: int) -> Tensor:
+    """Spread known labels; every step scales the rows to sum 1 and puts the labels back.
+
+    Args:
+        adj: Such as :func:`symmetric_adjacency` makes it.
+        known: A one-hot row where the label is known, zeros elsewhere.  # (num_nodes, num_classes)
+        num_steps: Number of steps.
+
+    Returns:
+        Non-negative scores, zero in a row that no label reached.  # (num_nodes, num_classes)
+    """
+    rows = known.sum(dim=1).nonzero().flatten()
+    labels = known[rows]
 
     def put_back(scores: Tensor) -> Tensor:
-        return normalized(scores).index_copy_(0, rows, known)
+        return normalized(scores).index_copy_(0, rows, labels)
 
-    return propagate(symmetric_adjacency(csr), start, alpha=1, num_steps=num_steps, post_step=put_back)
+    return propagate(adj, known, alpha=1, num_steps=num_steps, post_step=put_back)
 
 
 def known_labels(labels: Tensor, train_mask: Tensor, num_nodes: int, num_classes: int | None = None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ttgraph.graph.csr import CSR
+from ttgraph.graph.propagation import symmetric_adjacency
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,7 @@ def normalized_adjacency(csr: CSR) -> scipy.sparse.csr_matrix:
         >>> normalized_adjacency(CSR.undirected(torch.tensor([[0, 1], [1, 2]]), 3)).toarray().round(2)[0]
         array([0.  , 0.71, 0.  ], dtype=float32)
     """
-    degrees = csr.degrees
-    scale = torch.where(degrees > 0, degrees.to(torch.float32).rsqrt(), 0.0)
-    values = scale.repeat_interleave(degrees).mul_(scale[csr.neighbours])
+    values = symmetric_adjacency(csr).weights
     index = torch.int32 if max(csr.num_edges, csr.num_nodes) < 2**31 else torch.int64
     return scipy.sparse.csr_matrix(
         (values.numpy(), csr.neighbours.to(index).numpy(), csr.offsets.to(index).numpy()),

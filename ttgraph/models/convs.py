@@ -31,11 +31,10 @@ class EmbeddingRows:
         width = weight.size(1) - (0 if self._x is None else self._x.size(1))
         if isinstance(self._embedding, TTEmbedding):
             product = self._embedding.linear(weight[:, :width], self._node_ids)
+            product = product if bias is None else product + bias
         else:
-            product = F.linear(self._rows, weight[:, :width])
-        if self._x is not None:
-            product = product.addmm(self._x, weight[:, width:].t())
-        return product if bias is None else product + bias
+            product = F.linear(self._rows, weight[:, :width], bias)
+        return product if self._x is None else product.addmm(self._x, weight[:, width:].t())
 
     def materialize(self) -> Tensor:
         """The rows themselves."""  # (nodes, in_channels)

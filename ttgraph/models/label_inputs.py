@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ttgraph.graph import CSR
-from ttgraph.graph.propagation import known_labels, normalized, propagate, symmetric_adjacency
+from ttgraph.graph.propagation import known_labels, normalized, propagate_clamped, symmetric_adjacency
 from ttgraph.ops import aggregate
 
 # Scores of propagated labels enter as logarithms, as the logits that a network gives are; below this they are equal.
@@ -97,10 +97,5 @@ class LabelInputs:
 
     def _told(self, shown: Tensor) -> Tensor:
         """What the others' labels say of a node; the last step does not put its own label back."""
-        rows = shown.sum(dim=1).nonzero().flatten()
-
-        def put_back(scores: Tensor) -> Tensor:
-            return normalized(scores).index_copy_(0, rows, shown[rows])
-
-        scores = propagate(self._adj, shown, alpha=1, num_steps=self._num_steps, post_step=put_back)
+        scores = propagate_clamped(self._adj, shown, self._num_steps)
         return normalized(aggregate(self._adj, scores)).div_(_SMALLEST_SCORE).log1p_().div_(2)

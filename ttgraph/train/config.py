@@ -45,7 +45,7 @@ def comma_separated(
 
 # From how many nodes on a graph is trained in batches of parts; the nodes that a part of the first digit holds then,
 # and their digits; the first digits of a smaller graph.
-_LARGE, _PART, _WITHIN_PART, FEW_PARTS = 50_000, 56, (8, 7), (16, 4)
+_LARGE, _PART, _WITHIN_PART, _FEW_PARTS = 50_000, 56, (8, 7), (16, 4)
 _NODES_PER_BATCH = 20_000
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
@@ -186,8 +186,7 @@ class TrainConfig(NodeConfig):
         best: dict[str, Any] = dict(label_inputs=True, correct_and_smooth=True)
         if num_nodes < _LARGE:
             # The fewer labels there are, the more nodes have to share what is learned from one: few, large parts.
-            rows = (*FEW_PARTS, max(1, -(-num_nodes // math.prod(FEW_PARTS))))
-            best |= dict(init="node2vec", lr_cores=0.001, row_factors=rows, epochs=60)
+            best |= dict(init="node2vec", lr_cores=0.001, row_factors=few_parts(num_nodes), epochs=60)
         else:
             best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=30)
             best |= dict(num_batches=max(8, num_nodes // _NODES_PER_BATCH), hidden=256, lr=0.005)
@@ -210,3 +209,8 @@ class TrainConfig(NodeConfig):
 def plain(config: NodeConfig) -> dict[str, Any]:
     """A configuration as JSON holds it."""
     return json.loads(json.dumps(asdict(config), default=str))
+
+
+def few_parts(num_nodes: int) -> tuple[int, ...]:
+    """Row factors of a few large parts on two levels, whose nodes share most of what is learned."""
+    return (*_FEW_PARTS, -(-num_nodes // math.prod(_FEW_PARTS)))

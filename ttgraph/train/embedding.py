@@ -35,7 +35,8 @@ def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
     rows, columns, budget = config.row_factors, None, config.max_params
     if config.embedding in ("full", "none"):
         # Their order has digits, too, but their columns need no factors, and their size is no choice.
-        columns, budget = (1,) * (len(rows or (1,) * config.depth) - 1) + (config.dim,), None
+        depth = len(rows or ()) or config.depth
+        columns, budget = (1,) * (depth - 1) + (config.dim,), None
     elif config.embedding == "poshash" and rows is None and budget is not None:
         rows = _position_factors(num_nodes, budget // config.dim)
     return TTShape.plan(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ttgraph.shape import TTShape
-from ttgraph.train.config import FEW_PARTS, TrainConfig, plain
+from ttgraph.train.config import TrainConfig, few_parts, plain
 from ttgraph.train.embedding import plan_shape
 from ttgraph.train.engine import Interrupted
 from ttgraph.train.runs import Runs
@@ -32,7 +32,7 @@ def candidate_row_factors(num_nodes: int) -> list[tuple[int, ...]]:
         >>> candidate_row_factors(169_343)
         [(16, 4, 2646), (56, 56, 54), (1059, 15, 11), (2117, 10, 8), (4234, 8, 5), (2117, 80), (2117, 5, 4, 4)]
     """
-    shapes = [(*FEW_PARTS, -(-num_nodes // math.prod(FEW_PARTS))), TTShape.plan(num_nodes, 8, depth=3).row_factors]
+    shapes = [few_parts(num_nodes), TTShape.plan(num_nodes, 8, depth=3).row_factors]
     shapes += [_wide(num_nodes, size, 3) for size in _PART_SIZES]
     shapes += [_wide(num_nodes, _PART_SIZES[1], depth) for depth in (2, 4)]
     return list(dict.fromkeys(shapes))
