@@ -7,14 +7,15 @@ namespace ttgraph {
 Tensor tt_lookup(std::vector<Tensor> cores, Tensor ids, int64_t num_embeddings);
 std::vector<Tensor> tt_lookup_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
                                        bool deterministic);
-std::tuple<Tensor, Tensor> tt_embedding_bag(std::vector<Tensor> cores, Tensor ids, Tensor offsets,
-                                            int64_t num_embeddings, std::string mode,
-                                            std::optional<Tensor> per_sample_weights,
-                                            std::optional<int64_t> padding_idx);
-std::vector<Tensor> tt_embedding_bag_backward(Tensor grad, std::vector<Tensor> cores, Tensor ids,
-                                              Tensor offsets, Tensor winners, std::string mode,
-                                              std::optional<Tensor> per_sample_weights,
-                                              std::optional<int64_t> padding_idx);
+std::tuple<Tensor, Tensor> tt_embedding_bags(std::vector<Tensor> cores, std::vector<int64_t> depths,
+                                             Tensor ids, Tensor offsets, std::vector<int64_t> num_embeddings,
+                                             std::string mode, std::optional<Tensor> per_sample_weights,
+                                             std::vector<int64_t> padding_idx);
+std::vector<Tensor> tt_embedding_bags_backward(Tensor grad, std::vector<Tensor> cores,
+                                               std::vector<int64_t> depths, Tensor ids, Tensor offsets,
+                                               Tensor winners, std::string mode,
+                                               std::optional<Tensor> per_sample_weights,
+                                               std::vector<int64_t> padding_idx);
 Tensor tt_materialize(std::vector<Tensor> cores, int64_t num_embeddings);
 std::vector<Tensor> tt_materialize_backward(Tensor grad, std::vector<Tensor> cores, bool deterministic);
 Tensor tt_lookup_linear(std::vector<Tensor> cores, Tensor ids, Tensor weight, int64_t num_embeddings,
@@ -34,11 +35,11 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("tt_lookup(Tensor[] cores, Tensor ids, SymInt num_embeddings) -> Tensor");
   library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic) -> Tensor[]");
   library.def(
-      "tt_embedding_bag(Tensor[] cores, Tensor ids, Tensor offsets, SymInt num_embeddings, str mode, "
-      "Tensor? per_sample_weights, SymInt? padding_idx) -> (Tensor, Tensor)");
+      "tt_embedding_bags(Tensor[] cores, int[] depths, Tensor ids, Tensor offsets, int[] num_embeddings, "
+      "str mode, Tensor? per_sample_weights, int[] padding_idx) -> (Tensor, Tensor)");
   library.def(
-      "tt_embedding_bag_backward(Tensor grad, Tensor[] cores, Tensor ids, Tensor offsets, Tensor winners, "
-      "str mode, Tensor? per_sample_weights, SymInt? padding_idx) -> Tensor[]");
+      "tt_embedding_bags_backward(Tensor grad, Tensor[] cores, int[] depths, Tensor ids, Tensor offsets, "
+      "Tensor winners, str mode, Tensor? per_sample_weights, int[] padding_idx) -> Tensor[]");
   library.def("tt_materialize(Tensor[] cores, SymInt num_embeddings) -> Tensor");
   library.def("tt_materialize_backward(Tensor grad, Tensor[] cores, bool deterministic) -> Tensor[]");
   library.def(
@@ -60,8 +61,8 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("tt_lookup", TORCH_BOX(&ttgraph::tt_lookup));
   library.impl("tt_lookup_backward", TORCH_BOX(&ttgraph::tt_lookup_backward));
-  library.impl("tt_embedding_bag", TORCH_BOX(&ttgraph::tt_embedding_bag));
-  library.impl("tt_embedding_bag_backward", TORCH_BOX(&ttgraph::tt_embedding_bag_backward));
+  library.impl("tt_embedding_bags", TORCH_BOX(&ttgraph::tt_embedding_bags));
+  library.impl("tt_embedding_bags_backward", TORCH_BOX(&ttgraph::tt_embedding_bags_backward));
   library.impl("tt_materialize", TORCH_BOX(&ttgraph::tt_materialize));
   library.impl("tt_materialize_backward", TORCH_BOX(&ttgraph::tt_materialize_backward));
   library.impl("tt_lookup_linear", TORCH_BOX(&ttgraph::tt_lookup_linear));

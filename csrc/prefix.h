@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <future>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -18,10 +19,19 @@
 
 namespace ttgraph {
 
+// While one lives, its thread shares no work with others: it is one of several that have work of their own.
+class Alone {
+ public:
+  Alone() { alone = true; }
+  ~Alone() { alone = false; }
+  inline static thread_local bool alone = false;
+};
+
 #ifndef TTGRAPH_SANITIZE
 
 // Splits work into shares, one a thread; a share is worth a thread if it holds at least `grain`.
 inline int64_t count_shares(int64_t work, int64_t grain) {
+  if (Alone::alone) return 1;
   return std::clamp<int64_t>(work / std::max<int64_t>(grain, 1), 1, torch::stable::get_num_threads());
 }
 
@@ -36,6 +46,7 @@ void each_share(int64_t shares, const Body& body) {
 
 // Every share is worth a thread, so that small tables show what shares do to each other.
 inline int64_t count_shares(int64_t work, int64_t /*grain*/) {
+  if (Alone::alone) return 1;
   return std::clamp<int64_t>(work, 1, torch::stable::get_num_threads());
 }
 
@@ -84,6 +95,9 @@ class PrefixWalk {
   int64_t suffixes_, num_embeddings_, rest_, size_;
 };
 
+// Stands for "no id is left out".
+constexpr int64_t kNoPadding = std::numeric_limits<int64_t>::min();
+
 inline Tensor long_ids(const Tensor& ids) {
   return torch::stable::contiguous(torch::stable::to(ids, ScalarType::Long));
 }
@@ -111,10 +125,11 @@ struct SortedIds {
 
 // Stable radix sort of the ids by prefix, least significant bits first, over shares of the ids; above
 // the prefix by group(row) < groups, for those that sort several sets of rows at once. The prefix is
-// that of RowDigits, `reversed` or not.
+// that of RowDigits, `reversed` or not. Ids that are `padding` are no rows: they only have a group.
 template <class Group>
 SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* ids, int64_t size,
-                         int64_t num_embeddings, bool reversed, int64_t groups, const Group& group) {
+                         int64_t num_embeddings, bool reversed, int64_t groups, const Group& group,
+                         int64_t padding = kNoPadding) {
   const PrefixOrder order(shape);
   const RowDigits digits(shape, reversed);
   constexpr int kMaxBits = 11;
@@ -134,6 +149,10 @@ SortedIds sort_by_prefix(const char* op, const TTShape& shape, const int64_t* id
     const int64_t end = share_begin(size, shares, share + 1);
     for (int64_t row = share_begin(size, shares, share); row < end; ++row) {
       const int64_t id = ids[row];
+      if (id == padding && padding != kNoPadding) {
+        entries[row] = {static_cast<uint64_t>(group(row)) << group_shift, row};
+        continue;
+      }
       if (id < 0 || id >= num_embeddings) {
         offender[share] = row;
         return;

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ttgraph._library import HAS_LIBRARY
-from ttgraph.ops import reference, tt_embedding_bag, tt_lookup
+from ttgraph.ops import bag_reference, reference, tt_embedding_bag, tt_lookup
+from ttgraph.ops.reference import NO_ID
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 MODES = ["sum", "mean", "max"]
@@ -232,14 +233,15 @@ def test_reference_equals_torch():
     grad = torch.randn(3, 24, dtype=torch.float64, generator=seeded(1))
     for mode, per_sample in (("sum", None), ("sum", weights), ("mean", None), ("max", None)):
         for padding_idx in (None, 7):
-            bags, winners = reference.tt_embedding_bag(cores, ids, offsets, 60, mode, per_sample, padding_idx)
+            padding = NO_ID if padding_idx is None else padding_idx
+            bags, winners = bag_reference.one_table(cores, ids, offsets, 60, mode, per_sample, padding)
             expected = F.embedding_bag(
                 ids, table, offsets, mode=mode, per_sample_weights=per_sample, include_last_offset=True,
                 padding_idx=padding_idx,
             )  # fmt: skip
             torch.testing.assert_close(bags, expected)
             leaves = [*cores] if per_sample is None else [*cores, weights]
-            got = reference.tt_embedding_bag_backward(grad, cores, ids, offsets, winners, mode, per_sample, padding_idx)
+            got = bag_reference.one_table_backward(grad, cores, ids, offsets, winners, mode, per_sample, padding)
             wanted = torch.autograd.grad(expected, leaves, grad, retain_graph=True)
             for a, b in zip(got, wanted, strict=True):
                 torch.testing.assert_close(a, b)
@@ -274,7 +276,7 @@ def test_offsets_that_do_not_split_the_ids(offsets, include_last_offset, wrong):
         tt_embedding_bag(small_cores(), torch.arange(5), offsets, include_last_offset=include_last_offset)
     full = offsets if include_last_offset else torch.cat([offsets, torch.tensor([5])])
     with pytest.raises(ValueError, match=text):
-        reference.tt_embedding_bag(small_cores(), torch.arange(5), full, 60, "sum", None, None)
+        bag_reference.tt_embedding_bags(small_cores(), [3], torch.arange(5), full, [60], "sum", None, [NO_ID])
 
 
 def test_malformed_arguments():
@@ -306,21 +308,34 @@ def test_malformed_arguments():
 @pytest.mark.skipif(not HAS_LIBRARY, reason="the kernels' own checks")
 def test_kernels_refuse_what_would_read_past_their_input():
     cores, ids, offsets = [core.detach() for core in small_cores()], torch.arange(5), torch.tensor([0, 2, 5])
-    ops, grad = torch.ops.ttgraph, torch.ones(2, 24, dtype=torch.float64)
-    none, weights, shift = torch.zeros(0, 24, dtype=torch.long), torch.ones(5, dtype=torch.float64), offsets + 1
+    grad, no_ids = torch.ones(48, dtype=torch.float64), [NO_ID]
+    none, weights, shift = torch.zeros(0, dtype=torch.long), torch.ones(5, dtype=torch.float64), offsets + 1
+
+    def forward(ids=ids, offsets=offsets, mode="sum", weights=None, depths=(3,), rows=(60,), padding=no_ids):
+        torch.ops.ttgraph.tt_embedding_bags(cores, depths, ids, offsets, rows, mode, weights, padding)
+
+    def backward(grad=grad, ids=ids, offsets=offsets, mode="sum", weights=None):
+        torch.ops.ttgraph.tt_embedding_bags_backward(grad, cores, [3], ids, offsets, none, mode, weights, no_ids)
+
     for call in (
-        lambda: ops.tt_embedding_bag(cores, ids[None], offsets, 60, "sum", None, None),
-        lambda: ops.tt_embedding_bag(cores, ids, offsets.int(), 60, "sum", None, None),
-        lambda: ops.tt_embedding_bag(cores, ids, offsets, 60, "median", None, None),
-        lambda: ops.tt_embedding_bag(cores, ids, offsets, 60, "mean", weights, None),
-        lambda: ops.tt_embedding_bag(cores, ids, offsets, 60, "sum", weights[1:], None),
-        lambda: ops.tt_embedding_bag(cores, ids, offsets, 60, "sum", weights.float(), None),
-        lambda: ops.tt_embedding_bag_backward(grad[1:], cores, ids, offsets, none, "sum", None, None),
-        lambda: ops.tt_embedding_bag_backward(grad.float(), cores, ids, offsets, none, "sum", None, None),
-        lambda: ops.tt_embedding_bag_backward(grad, cores, ids, shift, none, "sum", None, None),
-        lambda: ops.tt_embedding_bag_backward(grad, cores, ids + 56, offsets, none, "sum", None, None),
-        lambda: ops.tt_embedding_bag_backward(grad, cores, ids, offsets, none, "sum", weights[1:], None),
-        lambda: ops.tt_embedding_bag_backward(grad, cores, ids, offsets, none, "max", None, None),
+        lambda: forward(ids=ids[None]),
+        lambda: forward(offsets=offsets.int()),
+        lambda: forward(mode="median"),
+        lambda: forward(mode="mean", weights=weights),
+        lambda: forward(weights=weights[1:]),
+        lambda: forward(weights=weights.float()),
+        lambda: forward(depths=[4]),
+        lambda: forward(depths=[2]),
+        lambda: forward(depths=[]),
+        lambda: forward(depths=[2, 1], rows=[60, 60], padding=2 * no_ids),
+        lambda: forward(rows=[60, 60]),
+        lambda: forward(padding=[]),
+        lambda: backward(grad=grad[1:]),
+        lambda: backward(grad=grad.float()),
+        lambda: backward(offsets=shift),
+        lambda: backward(ids=ids + 56),
+        lambda: backward(weights=weights[1:]),
+        lambda: backward(mode="max"),
     ):
         with pytest.raises((ValueError, IndexError), match="tt_embedding_bag"):
             call()
@@ -332,12 +347,12 @@ def test_opcheck(mode, dtype):
     cores, ids, offsets = small_cores(dtype), torch.tensor([3, 59, 3, 0, 17]), torch.tensor([0, 2, 2, 5])
     weights = torch.randn(5, generator=seeded(0)).to(dtype).requires_grad_() if mode == "sum" else None
     ops = torch.ops.ttgraph
-    torch.library.opcheck(ops.tt_embedding_bag.default, (cores, ids, offsets, 60, mode, weights, 17))
+    torch.library.opcheck(ops.tt_embedding_bags.default, (cores, [3], ids, offsets, [60], mode, weights, [17]))
     plain = [core.detach() for core in cores]
-    _, winners = ops.tt_embedding_bag(plain, ids, offsets, 60, mode, weights, None)
-    grad, weights = torch.ones(3, 24, dtype=dtype), None if weights is None else weights.detach()
+    _, winners = ops.tt_embedding_bags(plain, [3], ids, offsets, [60], mode, weights, [NO_ID])
+    grad, weights = torch.ones(72, dtype=dtype), None if weights is None else weights.detach()
     torch.library.opcheck(
-        ops.tt_embedding_bag_backward.default, (grad, plain, ids, offsets, winners, mode, weights, None)
+        ops.tt_embedding_bags_backward.default, (grad, plain, [3], ids, offsets, winners, mode, weights, [NO_ID])
     )
 
 

@@ -66,47 +66,66 @@ class BagGradients {
   mutable std::vector<T> factors_;
 };
 
-std::vector<Tensor> tt_embedding_bag_backward(
-    Tensor grad, std::vector<Tensor> cores, Tensor ids, Tensor offsets, Tensor winners, std::string mode,
-    std::optional<Tensor> per_sample_weights,
-    std::optional<int64_t> padding_idx) {  // -> one a core, and one of the weights where there are any
+// Gradients of the cores of one table, and what its ids add to those of their weights.
+template <class N>
+static std::vector<Tensor> table_gradients(const BagCall& call, int64_t table,
+                                           const BagNumbers<typename N::T>& held, const Tensor& grad,
+                                           const Tensor& winners, typename N::T* weight_grads) {
+  using T = typename N::T;
+  using Row = typename N::Row;
+  const TTShape& shape = call.shapes[table];
+  const Bags<T> bags(call, table, held.weights);
+  const SortedIds sorted = bags.sort({0, bags.num_bags}, shape.num_rows);
+  const int64_t size = sorted.bounds[1];  // what follows is padding
+  const int64_t shares = count_gradient_shares(shape, row_work(shape, size));
+  CoreGradients<T> grads(shape, call.like(), N::sum_type, sorted.order.major(), shares);
+  const Cores<T>&plain = held.cores[table], &transposed = held.transposed[table];
+  each_share(shares, [&](int64_t share) {
+    grads.clear(share);
+    const BagGradients<T, Row> source(
+        plain, sorted, bags, static_cast<const Row*>(grad.const_data_ptr()) + call.begins[table],
+        static_cast<const int64_t*>(winners.const_data_ptr()) + (call.is_max ? call.begins[table] : 0),
+        weight_grads ? weight_grads + bags.first_id : nullptr);
+    const Entry* const entries = sorted.entries.get();
+    add_gradients(plain, transposed, sorted, entries + share_begin(size, shares, share),
+                  entries + share_begin(size, shares, share + 1), grads, share, source);
+  });
+  return grads.sum(call.like().scalar_type());
+}
+
+std::vector<Tensor> tt_embedding_bags_backward(
+    Tensor grad, std::vector<Tensor> cores, std::vector<int64_t> depths, Tensor ids, Tensor offsets,
+    Tensor winners, std::string mode, std::optional<Tensor> per_sample_weights,
+    std::vector<int64_t> padding_idx) {  // -> one a core, and one of the weights where there are any
   constexpr const char* op = "tt_embedding_bag_backward";
-  const TTShape shape = check_cores(op, cores);
-  check_ids(op, ids, cores[0]);
-  ids = long_ids(ids);
-  offsets = check_offsets(op, offsets, ids.numel());
-  per_sample_weights = check_per_sample_weights(op, per_sample_weights, ids.numel(), cores[0]);
-  grad = check_grad(op, grad, offsets.numel() - 1, shape.embedding_dim, cores);
-  require(winners.scalar_type() == ScalarType::Long && same_device(winners, cores[0]) &&
-              (mode != "max" ||
-               (winners.dim() == 2 && winners.size(0) == grad.size(0) && winners.size(1) == grad.size(1))),
-          op, " needs winners as tt_embedding_bag returned them");
+  const BagCall call(op, cores, depths, ids, offsets, mode, per_sample_weights, padding_idx);
+  require(grad.dim() == 1 && grad.numel() == call.begins.back() && same_device(grad, call.like()) &&
+              grad.scalar_type() == call.like().scalar_type(),
+          op, " needs grad of shape (", call.begins.back(), ") in the dtype of the cores, on their device");
+  grad = torch::stable::contiguous(grad);
+  require(winners.scalar_type() == ScalarType::Long && same_device(winners, call.like()) &&
+              winners.numel() == (call.is_max ? grad.numel() : 0),
+          op, " needs winners as tt_embedding_bags returned them");
   winners = torch::stable::contiguous(winners);
+  std::vector<int64_t> work;
+  for (int64_t table = 0; table < call.num_tables(); ++table) work.push_back(call.row_work(table));
   std::vector<Tensor> result;
-  with_numbers(op, cores[0].scalar_type(), [&](auto numbers) {
+  with_numbers(op, call.like().scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);
     using T = typename N::T;
-    using Row = typename N::Row;
-    const Bags<T> bags(op, shape, ids, offsets, mode, per_sample_weights, padding_idx, N::sum_type);
-    const SortedIds sorted = bags.sort({0, bags.num_bags}, shape.num_rows);
-    const int64_t size = sorted.bounds[1];  // what follows is padding
-    const int64_t shares = count_gradient_shares(shape, row_work(shape, size));
-    CoreGradients<T> grads(shape, cores[0], N::sum_type, sorted.order.major(), shares);
-    const Cores<T> plain(shape, cores, N::sum_type), transposed(shape, cores, N::sum_type, true);
+    const BagNumbers<T> held(call, N::sum_type, true);
     Tensor weight_grads =
-        torch::stable::new_zeros(cores[0], {per_sample_weights ? bags.num_ids : 0}, N::sum_type);
-    each_share(shares, [&](int64_t share) {
-      grads.clear(share);
-      const BagGradients<T, Row> source(
-          plain, sorted, bags, static_cast<const Row*>(grad.const_data_ptr()),
-          static_cast<const int64_t*>(winners.const_data_ptr()),
-          per_sample_weights ? static_cast<T*>(weight_grads.mutable_data_ptr()) : nullptr);
-      const Entry* const entries = sorted.entries.get();
-      add_gradients(plain, transposed, sorted, entries + share_begin(size, shares, share),
-                    entries + share_begin(size, shares, share + 1), grads, share, source);
+        torch::stable::new_zeros(call.like(), {per_sample_weights ? ids.numel() : 0}, N::sum_type);
+    T* const of_weights =
+        per_sample_weights ? static_cast<T*>(weight_grads.mutable_data_ptr()) : nullptr;
+    std::vector<std::vector<Tensor>> grads(call.num_tables());
+    each_table(work, [&](int64_t table) {
+      grads[table] = table_gradients<N>(call, table, held, grad, winners, of_weights);
     });
-    result = grads.sum(cores[0].scalar_type());
-    if (per_sample_weights) result.push_back(torch::stable::to(weight_grads, cores[0].scalar_type()));
+    for (const std::vector<Tensor>& of_table : grads)
+      result.insert(result.end(), of_table.begin(), of_table.end());
+    if (per_sample_weights)
+      result.push_back(torch::stable::to(weight_grads, call.like().scalar_type()));
   });
   return result;
 }

@@ -35,29 +35,33 @@ static void embedding_bag(const Cores<T>& cores, const Bags<T>& bags, int64_t nu
   });
 }
 
-std::tuple<Tensor, Tensor> tt_embedding_bag(
-    std::vector<Tensor> cores, Tensor ids, Tensor offsets, int64_t num_embeddings, std::string mode,
-    std::optional<Tensor> per_sample_weights,
-    std::optional<int64_t> padding_idx) {  // -> (num_bags, embedding_dim) and, for max, who won
-  constexpr const char* op = "tt_embedding_bag";
-  const TTShape shape = check_cores(op, cores);
-  check_num_embeddings(op, shape, num_embeddings);
-  check_ids(op, ids, cores[0]);
-  ids = long_ids(ids);
-  offsets = check_offsets(op, offsets, ids.numel());
-  per_sample_weights = check_per_sample_weights(op, per_sample_weights, ids.numel(), cores[0]);
+std::tuple<Tensor, Tensor> tt_embedding_bags(
+    std::vector<Tensor> cores, std::vector<int64_t> depths, Tensor ids, Tensor offsets,
+    std::vector<int64_t> num_embeddings, std::string mode, std::optional<Tensor> per_sample_weights,
+    std::vector<int64_t> padding_idx) {  // -> the bags of one table after another, and, for max, who won
+  const BagCall call("tt_embedding_bag", cores, depths, ids, offsets, mode, per_sample_weights, padding_idx);
+  require(num_embeddings.size() == depths.size(), call.op, " needs one num_embeddings a table");
+  std::vector<int64_t> work;
+  for (int64_t table = 0; table < call.num_tables(); ++table) {
+    check_num_embeddings(call.op, call.shapes[table], num_embeddings[table]);
+    work.push_back(call.row_work(table));
+  }
   Tensor out, winners;
-  with_numbers(op, cores[0].scalar_type(), [&](auto numbers) {
+  with_numbers(call.op, call.like().scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);
     using T = typename N::T;
-    const Bags<T> bags(op, shape, ids, offsets, mode, per_sample_weights, padding_idx, N::sum_type);
-    out = torch::stable::new_zeros(cores[0], {bags.num_bags, shape.embedding_dim}, N::sum_type);
-    winners = torch::stable::new_empty(cores[0], {bags.is_max ? bags.num_bags : 0, shape.embedding_dim},
-                                       ScalarType::Long);
+    out = torch::stable::new_zeros(call.like(), {call.begins.back()}, N::sum_type);
+    winners =
+        torch::stable::new_empty(call.like(), {call.is_max ? call.begins.back() : 0}, ScalarType::Long);
     torch::stable::fill_(winners, -1);
-    embedding_bag(Cores<T>(shape, cores, N::sum_type), bags, num_embeddings,
-                  static_cast<T*>(out.mutable_data_ptr()), static_cast<int64_t*>(winners.mutable_data_ptr()));
-    out = torch::stable::to(out, cores[0].scalar_type());
+    T* const bags = static_cast<T*>(out.mutable_data_ptr());
+    int64_t* const won = static_cast<int64_t*>(winners.mutable_data_ptr());
+    const BagNumbers<T> held(call, N::sum_type);
+    each_table(work, [&](int64_t table) {
+      embedding_bag(held.cores[table], Bags<T>(call, table, held.weights), num_embeddings[table],
+                    bags + call.begins[table], won + (call.is_max ? call.begins[table] : 0));
+    });
+    out = torch::stable::to(out, call.like().scalar_type());
   });
   return {out, winners};
 }

@@ -42,7 +42,7 @@ def gaussian(
     if not std >= 0:
         raise ValueError(f"gaussian needs std >= 0, got {std}")
     cores = [torch.randn(sizes, generator=generator) for sizes in shape.core_shapes]
-    return _with_std(cores, shape, std, dtype)
+    return with_std(cores, shape, std, dtype)
 
 
 def hierarchical(
@@ -82,7 +82,7 @@ def hierarchical(
     above = TTShape((*shape.row_factors[:-1], 1), shape.col_factors, shape.ranks, len(vectors))
     cores = tt_svd(above, vectors, seed=int(torch.randint(1 << 31, (), generator=generator))).cores
     last = cores[-1].expand(shape.row_factors[-1], -1, -1, -1).contiguous()
-    return _with_std([*cores[:-1], last], shape, std, dtype)
+    return with_std([*cores[:-1], last], shape, std, dtype)
 
 
 def part_vectors(shape: TTShape, generator: torch.Generator | None = None) -> Tensor:
@@ -154,7 +154,7 @@ def orthogonal(
     bonds = _orthogonal_bonds(shape)
     if bonds is not None:
         cores = fit(_orthogonal_cores(shape, *bonds, generator), shape, generator=generator)
-        return [core.to(dtype) for core in cores] if std is None else _with_std(cores, shape, std, dtype)
+        return [core.to(dtype) for core in cores] if std is None else with_std(cores, shape, std, dtype)
     std = shape.num_embeddings**-0.5 if std is None else std
     rows, columns = shape.num_embeddings, shape.embedding_dim
     if rows * columns > _MOST_NUMBERS:
@@ -162,10 +162,18 @@ def orthogonal(
     tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
     matrix = torch.linalg.qr(tall)[0]
     seed = int(torch.randint(1 << 31, (), generator=generator))
-    return _with_std(tt_svd(shape, matrix if rows >= columns else matrix.T, seed=seed).cores, shape, std, dtype)
+    return with_std(tt_svd(shape, matrix if rows >= columns else matrix.T, seed=seed).cores, shape, std, dtype)
 
 
-def _with_std(cores: list[Tensor], shape: TTShape, std: float, dtype: torch.dtype) -> list[Tensor]:
+def with_std(cores: list[Tensor], shape: TTShape, std: float, dtype: torch.dtype) -> list[Tensor]:
+    """The cores, scaled such that the entries of the rows in use have a root mean square.
+
+    Args:
+        cores: The tensor train.  # depth tensors, of any scale
+        shape: Their shape.
+        std: The root mean square.
+        dtype: Type of the result.
+    """
     rms = norm(cores, shape.num_embeddings) / math.sqrt(shape.num_embeddings * shape.embedding_dim)
     return [core.to(dtype) for core in rescale(cores, std / rms)]
 

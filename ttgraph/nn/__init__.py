@@ -1,6 +1,18 @@
 """Layers."""
 
+from ttgraph.nn.bag import TTEmbeddingBag
+from ttgraph.nn.collection import TTEmbeddingBagCollection
 from ttgraph.nn.embedding import TTEmbedding
 from ttgraph.nn.hashing import HashEmbedding, PosHashEmbedding
+from ttgraph.nn.hot_rows import HotRows
+from ttgraph.nn.table import TTTable
 
-__all__ = ["TTEmbedding", "HashEmbedding", "PosHashEmbedding"]
+__all__ = [
+    "TTTable",
+    "TTEmbedding",
+    "TTEmbeddingBag",
+    "TTEmbeddingBagCollection",
+    "HotRows",
+    "HashEmbedding",
+    "PosHashEmbedding",
+]

@@ -2,6 +2,7 @@
 
 from ttgraph.ops.aggregate import Adjacency, aggregate
 from ttgraph.ops.bag import tt_embedding_bag
+from ttgraph.ops.bags import tt_embedding_bags
 from ttgraph.ops.dropout import relu_dropout
 from ttgraph.ops.linear import tt_lookup_linear, tt_materialize_linear
 from ttgraph.ops.lookup import tt_lookup
@@ -12,6 +13,7 @@ __all__ = [
     "aggregate",
     "relu_dropout",
     "tt_embedding_bag",
+    "tt_embedding_bags",
     "tt_lookup",
     "tt_lookup_linear",
     "tt_materialize",

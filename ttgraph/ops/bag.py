@@ -1,17 +1,16 @@
-"""Sums, means and maxima of rows of a tensor-train table: the public function, its fake and its gradient."""
+"""Sums, means and maxima of rows of one tensor-train table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
-from ttgraph.ops import reference
+from ttgraph.ops.bags import check_pooling
 from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
 from ttgraph.ops.contraction import contracted
+from ttgraph.ops.reference import NO_ID
 
 _OP = "tt_embedding_bag"
 
@@ -66,38 +65,39 @@ def tt_embedding_bag(
     """
     cores, num_embeddings = check_cores(_OP, cores, num_embeddings)
     check_integers(_OP, "ids", ids, cores)
-    if mode not in ("mean", "sum", "max"):
-        raise ValueError(f'{_OP} needs mode "mean", "sum" or "max", got {mode!r}')
+    check_pooling(_OP, ids, mode, per_sample_weights, cores)
     if per_sample_weights is not None:
-        _check_weights(per_sample_weights, ids, mode, cores)
         per_sample_weights = per_sample_weights.reshape(-1)
     if padding_idx is not None:
         if not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(f"{_OP} needs padding_idx within num_embeddings={num_embeddings}, got {padding_idx}")
         padding_idx = padding_idx % num_embeddings
-    bounds = _bounds(ids, offsets, include_last_offset, cores)
+    bounds = bag_bounds(ids, offsets, include_last_offset, cores)
     flat = ids.reshape(-1)
-    return torch.ops.ttgraph.tt_embedding_bag(
-        contracted(cores, flat.shape[0]), flat, bounds, num_embeddings, mode, per_sample_weights, padding_idx
-    )[0]
+    cores = contracted(cores, flat.shape[0])
+    padding = NO_ID if padding_idx is None else padding_idx
+    bags, _ = torch.ops.ttgraph.tt_embedding_bags(
+        cores, [len(cores)], flat, bounds, [num_embeddings], mode, per_sample_weights, [padding]
+    )
+    return bags.view(bounds.shape[0] - 1, embedding_dim(cores))
 
 
-def _check_weights(weights: Tensor, ids: Tensor, mode: str, cores: Sequence[Tensor]) -> None:
-    if mode != "sum":
-        raise NotImplementedError(f'{_OP} takes per_sample_weights only with mode "sum", got mode "{mode}"')
-    if weights.shape != ids.shape:
-        raise ValueError(
-            f"{_OP} needs per_sample_weights of the shape of ids, {tuple(ids.shape)}, got {tuple(weights.shape)}"
-        )
-    if weights.dtype != cores[0].dtype or weights.device != cores[0].device:
-        raise ValueError(
-            f"{_OP} needs per_sample_weights as the cores are, {cores[0].dtype} on {cores[0].device}; got "
-            f"{weights.dtype} on {weights.device}; convert them with .to(cores[0])"
-        )
+def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool, cores: Sequence[Tensor]) -> Tensor:
+    """Where every bag begins and the last one ends; the op checks the values.
 
+    Args:
+        ids: As of :func:`tt_embedding_bag`.
+        offsets: As of :func:`tt_embedding_bag`.
+        include_last_offset: As of :func:`tt_embedding_bag`.
+        cores: The cores, checked.
 
-def _bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool, cores: Sequence[Tensor]) -> Tensor:
-    """Where every bag begins and the last one ends, (num_bags + 1,); the op checks the values."""
+    Returns:
+        The bounds.  # (num_bags + 1,) int64
+
+    Raises:
+        TypeError: If the offsets are no integers.
+        ValueError: If they are missing or too many, or of other than one dimension.
+    """
     if ids.dim() == 2:
         if offsets is not None:
             raise ValueError(
@@ -119,77 +119,3 @@ def _bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool, core
     if offsets.shape[0] == 0:
         raise ValueError(f"{_OP} needs at least one offset with include_last_offset, the number of ids; got none")
     return offsets.long()
-
-
-register_reference("tt_embedding_bag", reference.tt_embedding_bag)
-register_reference("tt_embedding_bag_backward", reference.tt_embedding_bag_backward)
-
-
-@torch.library.register_fake("ttgraph::tt_embedding_bag")
-def _(
-    cores: Sequence[Tensor],
-    ids: Tensor,
-    offsets: Tensor,
-    num_embeddings: int,
-    mode: str,
-    per_sample_weights: Tensor | None,
-    padding_idx: int | None,
-) -> tuple[Tensor, Tensor]:
-    out = cores[0].new_empty(offsets.shape[0] - 1, embedding_dim(cores))
-    return out, out.new_empty(out.shape[0] if mode == "max" else 0, out.shape[1], dtype=torch.long)
-
-
-@torch.library.register_fake("ttgraph::tt_embedding_bag_backward")
-def _(
-    grad: Tensor,
-    cores: Sequence[Tensor],
-    ids: Tensor,
-    offsets: Tensor,
-    winners: Tensor,
-    mode: str,
-    per_sample_weights: Tensor | None,
-    padding_idx: int | None,
-) -> list[Tensor]:
-    weights = [] if per_sample_weights is None else [per_sample_weights]
-    return [torch.empty_like(wanted, memory_format=torch.contiguous_format) for wanted in [*cores, *weights]]
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    cores, ids, offsets, _, ctx.mode, per_sample_weights, ctx.padding_idx = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(ids, offsets, output[1], per_sample_weights, *cores)
-
-
-def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[list[Tensor], None, None, None, None, Tensor | None, None]:
-    ids, offsets, winners, per_sample_weights, *cores = ctx.saved_tensors
-    grads = torch.ops.ttgraph.tt_embedding_bag_backward(
-        grad, cores, ids, offsets, winners, ctx.mode, per_sample_weights, ctx.padding_idx
-    )
-    weight_grad = None if per_sample_weights is None else grads[-1]
-    return grads[: len(cores)], None, None, None, None, weight_grad, None
-
-
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    grad, cores, ids, offsets, winners, ctx.mode, per_sample_weights, ctx.padding_idx = inputs
-    ctx.save_for_backward(grad, ids, offsets, winners, per_sample_weights, *cores)
-
-
-def _double_backward(
-    ctx: Any, outer: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor], None, None, None, None, Tensor | None, None]:
-    grad, ids, offsets, winners, per_sample_weights, *cores = ctx.saved_tensors
-    weights = [] if per_sample_weights is None else [per_sample_weights]
-
-    def backward(grad: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-        rest = leaves[len(cores)] if weights else None
-        return reference.tt_embedding_bag_backward(
-            grad, leaves[: len(cores)], ids, offsets, winners, ctx.mode, rest, ctx.padding_idx
-        )
-
-    first, others = reference.second_derivative(backward, outer, grad, [*cores, *weights])
-    weight_grad = others[-1] if weights else None
-    return first, others[: len(cores)], None, None, None, None, weight_grad, None
-
-
-torch.library.register_autograd("ttgraph::tt_embedding_bag", _backward, setup_context=_save)
-torch.library.register_autograd("ttgraph::tt_embedding_bag_backward", _double_backward, setup_context=_save_backward)

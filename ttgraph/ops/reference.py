@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: Among row ids: no id at all.
+NO_ID = -(2**63)
+
 
 def tt_lookup(cores: Sequence[Tensor], ids: Tensor, num_embeddings: int) -> Tensor:
     """Rows of the table, one for every id.
@@ -62,89 +65,6 @@ def tt_lookup_backward(grad: Tensor, cores: Sequence[Tensor], ids: Tensor, deter
     return grads[::-1]
 
 
-def tt_embedding_bag(
-    cores: Sequence[Tensor],
-    ids: Tensor,
-    offsets: Tensor,
-    num_embeddings: int,
-    mode: str,
-    per_sample_weights: Tensor | None,
-    padding_idx: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Sums, means or maxima of bags of rows.
-
-    Args:
-        cores: As in ``tt_lookup``.
-        ids: Row ids, bag after bag.  # (num_ids,) int32 or int64
-        offsets: Where each bag begins, and at last num_ids.  # (num_bags + 1,) int64
-        num_embeddings: Rows of the table; ids must be below.
-        mode: "sum", "mean" or "max".
-        per_sample_weights: Factor of every row, for "sum", or None.  # (num_ids,)
-        padding_idx: The id of rows that are left out, or None.
-
-    Returns:
-        The bags, zeros where they are empty, and for "max" the position of the id whose row won each of
-        their entries, the first of several, -1 in empty bags.  # (num_bags, embedding_dim) each, or none won
-
-    Raises:
-        IndexError: If an id is negative or too large.
-        ValueError: If the offsets do not split the ids.
-    """
-    _check_offsets("tt_embedding_bag", offsets, len(ids))
-    check_ids("tt_embedding_bag", ids, num_embeddings)
-    positions, bags = _kept(ids, offsets, padding_idx)
-    rows = rows_of(widen(cores), ids[positions])
-    out = rows.new_zeros(len(offsets) - 1, rows.shape[1])
-    if mode != "max":
-        out = out.index_add(0, bags, rows * _factors(positions, bags, mode, per_sample_weights, rows))
-        return out.to(cores[0].dtype), ids.new_empty(0, rows.shape[1], dtype=torch.long)
-    spread = bags.unsqueeze(1).expand_as(rows)
-    out = out.scatter_reduce(0, spread, rows, "amax", include_self=False)
-    won = (rows == out[bags]) | rows.isnan()
-    places = torch.where(won, positions.unsqueeze(1), len(ids))
-    winners = torch.full_like(out, -1, dtype=torch.long).scatter_reduce(0, spread, places, "amin", include_self=False)
-    return out.to(cores[0].dtype), winners
-
-
-def tt_embedding_bag_backward(
-    grad: Tensor,
-    cores: Sequence[Tensor],
-    ids: Tensor,
-    offsets: Tensor,
-    winners: Tensor,
-    mode: str,
-    per_sample_weights: Tensor | None,
-    padding_idx: int | None,
-) -> list[Tensor]:
-    """Gradients of the cores, given that of the bags.
-
-    Args:
-        grad: Gradient of the bags.  # (num_bags, embedding_dim)
-        cores: As in ``tt_embedding_bag``.
-        ids: As in ``tt_embedding_bag``.
-        offsets: As in ``tt_embedding_bag``.
-        winners: What ``tt_embedding_bag`` returned.
-        mode: As in ``tt_embedding_bag``.
-        per_sample_weights: As in ``tt_embedding_bag``.
-        padding_idx: As in ``tt_embedding_bag``.
-
-    Returns:
-        One gradient per core; after them that of the weights, where there are any.
-    """
-    positions, bags = _kept(ids, offsets, padding_idx)
-    wide = widen(cores)
-    per_id = grad.to(wide[0].dtype)[bags]
-    if mode == "max":
-        per_id = torch.where(winners[bags] == positions.unsqueeze(1), per_id, 0)
-    scaled = per_id * _factors(positions, bags, mode, per_sample_weights, per_id)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    grads = [g.to(cores[0].dtype) for g in tt_lookup_backward(scaled, wide, ids[positions], deterministic)]
-    if per_sample_weights is not None:
-        dots = (rows_of(wide, ids[positions]) * per_id).sum(1)
-        grads.append(dots.new_zeros(len(ids)).index_add(0, positions, dots).to(per_sample_weights.dtype))
-    return grads
-
-
 def tt_materialize(cores: Sequence[Tensor], num_embeddings: int) -> Tensor:
     """The first rows of the table.
 
@@ -193,46 +113,14 @@ def second_derivative(
         return first, others
 
 
-def check_ids(op: str, ids: Tensor, num_embeddings: int) -> None:
-    """Raises an IndexError that names the first id that is no row."""
-    outside = ((ids < 0) | (ids >= num_embeddings)).nonzero()
+def check_ids(op: str, ids: Tensor, num_embeddings: int, padding_idx: int = NO_ID) -> None:
+    """Raises an IndexError that names the first id that is neither a row nor padding."""
+    outside = (((ids < 0) | (ids >= num_embeddings)) & (ids != padding_idx)).nonzero()
     if len(outside):
         position = int(outside[0])
         raise IndexError(
             f"{op}: id {int(ids[position])} at position {position} is out of range for num_embeddings={num_embeddings}"
         )
-
-
-def _check_offsets(op: str, offsets: Tensor, num_ids: int) -> None:
-    least = torch.cat([offsets.new_zeros(1), offsets[:-1]])
-    least[-1] = num_ids
-    most = torch.full_like(offsets, num_ids)
-    most[0] = 0
-    wrong = ((offsets < least) | (offsets > most)).nonzero()
-    if len(wrong):
-        bag = int(wrong[0])
-        raise ValueError(
-            f"{op} needs offsets that start at 0, never decrease and end at the number of ids, {num_ids}; got "
-            f"offsets[{bag}]={int(offsets[bag])}"
-        )
-
-
-def _kept(ids: Tensor, offsets: Tensor, padding_idx: int | None) -> tuple[Tensor, Tensor]:
-    """Positions of the ids that are no padding, and the bag of each."""
-    bags = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
-    positions = torch.arange(len(ids), device=ids.device)
-    if padding_idx is not None:
-        positions = positions[ids != padding_idx]
-    return positions, bags[positions]
-
-
-def _factors(positions: Tensor, bags: Tensor, mode: str, per_sample_weights: Tensor | None, like: Tensor) -> Tensor:
-    """By what the row of each kept id is multiplied, (num_kept, 1), before rows are added up."""
-    if mode == "mean":
-        return 1 / torch.bincount(bags)[bags].to(like.dtype).unsqueeze(1)
-    if per_sample_weights is not None:
-        return per_sample_weights[positions].to(like.dtype).unsqueeze(1)
-    return like.new_ones(len(positions), 1)
 
 
 def widen(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,172 @@
+"""Bags of many tables at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttgraph.nn.bag import TTEmbeddingBag
+from ttgraph.nn.hot_rows import HotRows, Refresh
+from ttgraph.ops import tt_embedding_bags
+from ttgraph.ops.bags import LEFT_OUT
+
+
+class TTEmbeddingBagCollection(nn.Module):
+    """Tables of different sizes, columns and ranks, looked up in one call: one op forward and one back.
+
+    The ids come as in torchrec's KeyedJaggedTensor, which is taken as it is where torchrec is installed: all bags of
+    the first table, then all of the second.
+
+    Args:
+        tables: The tables by name, all of one mode, without caches of their own.
+        cache_rows: Rows of all tables together to keep uncompressed; needs tables of the same embedding_dim.
+        cache_warmup: Training steps to count before the first rows enter.
+        cache_every: Training steps between refreshes.
+        cache_sparse: Whether the gradient of the kept rows is sparse.
+
+    Raises:
+        ValueError: If there are no tables, or they differ in their mode, or have caches of their own.
+
+    Source: the layout and the name are those of torchrec's EmbeddingBagCollection; Yin et al., "TT-Rec" (MLSys 2021).
+
+    Example:
+        >>> tables = {"user": TTEmbeddingBag(10_000, 16, mode="sum"), "item": TTEmbeddingBag(500, 8, mode="sum")}
+        >>> bags = TTEmbeddingBagCollection(tables)(torch.tensor([3, 9999, 1, 499]), lengths=torch.tensor([1, 1, 2, 0]))
+        >>> {name: tuple(pooled.shape) for name, pooled in bags.items()}
+        {'user': (2, 16), 'item': (2, 8)}
+    """
+
+    first_rows: Tensor  # (num_tables + 1,) of each table among those of all
+    paddings: Tensor  # (num_tables,) the id that is left out, LEFT_OUT where there is none
+
+    def __init__(
+        self,
+        tables: Mapping[str, TTEmbeddingBag],
+        *,
+        cache_rows: int = 0,
+        cache_warmup: int = 100,
+        cache_every: int = 100,
+        cache_sparse: bool = False,
+    ) -> None:
+        super().__init__()
+        if not tables:
+            raise ValueError("a collection needs at least one table")
+        modes = sorted({table.mode for table in tables.values()})
+        if len(modes) > 1:
+            raise ValueError(f"a collection needs tables of one mode, got {', '.join(modes)}; make one for each mode")
+        if any(table.cache is not None for table in tables.values()):
+            raise ValueError("tables of a collection share its cache; give cache_rows to the collection instead")
+        self.tables, self.mode = nn.ModuleDict(tables), modes[0]
+        sizes = torch.tensor([table.num_embeddings for table in tables.values()])
+        paddings = [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables.values()]
+        device = next(iter(tables.values())).cores[0].device
+        self._pads = any(padding != LEFT_OUT for padding in paddings)
+        self.register_buffer("first_rows", torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)]).to(device))
+        self.register_buffer("paddings", torch.tensor(paddings, device=device))
+        self.cache = (
+            HotRows(self._all(), cache_rows, warmup=cache_warmup, every=cache_every, sparse=cache_sparse)
+            if cache_rows
+            else None
+        )
+
+    def forward(
+        self,
+        values: Any,
+        offsets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Pool rows in bags, as many of every table.
+
+        Args:
+            values: Row ids of one table after another, or a KeyedJaggedTensor.  # (num_ids,)
+            offsets: Where in ``values`` each bag begins, and at last num_ids.  # (num_tables * num_bags + 1,)
+            lengths: The number of ids of each bag, in place of ``offsets``.  # (num_tables * num_bags,)
+            per_sample_weights: Factor of every row, with mode "sum" only.  # (num_ids,)
+
+        Returns:
+            The bags by name, zeros where they are empty.  # (num_bags, embedding_dim of the table) each
+
+        Raises:
+            IndexError: If an id is no row of its table.
+            ValueError: If there are neither or both of offsets and lengths, or they do not split the values.
+        """
+        if not isinstance(values, Tensor):
+            values, offsets, per_sample_weights = self._of_jagged(values)
+        if (offsets is None) == (lengths is None):
+            raise ValueError("a collection needs either offsets or lengths; pass one of them")
+        if lengths is not None:
+            offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        assert offsets is not None
+        offsets = offsets.long()
+        ids, table = values, self._table_of_each(values, offsets) if self._pads or self.cache is not None else None
+        if self._pads:
+            ids = torch.where(values == self.paddings[table], LEFT_OUT, values.long())
+        if self.cache is None:
+            bags = self._uncached(ids, offsets, self.mode, per_sample_weights)
+        else:
+            assert table is not None
+            ids = ids.long()
+            first, last = self.first_rows[table], self.first_rows[table + 1]
+            # What is no row of its table is none of the next one either: its own id goes to the op, which names it.
+            everywhere = torch.where((ids >= 0) & (ids < last - first), ids + first, LEFT_OUT)
+
+            def uncached(ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+                return torch.cat(self._uncached(ids, offsets, "sum", weights))
+
+            flat = self.cache.bags(everywhere, ids, offsets, self.mode, per_sample_weights, uncached)
+            bags = list(flat.chunk(len(self.tables)))
+        return dict(zip(self.tables, bags, strict=True))
+
+    def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
+        """As :meth:`TTEmbeddingBag.refresh_cache`."""
+        return None if self.cache is None else self.cache.refresh(self._all(), optimizer)
+
+    def materialize(self, name: str) -> Tensor:
+        """The whole table of a name, cached rows in their place, differentiable.
+
+        Args:
+            name: Which table.
+
+        Returns:
+            The rows in use.  # (num_embeddings, embedding_dim)
+        """
+        names = list(self.tables)
+        table = self._all()[names.index(name)].materialize()
+        first = int(self.first_rows[names.index(name)])
+        return table if self.cache is None else self.cache.written_over(table, first)
+
+    def _all(self) -> list[TTEmbeddingBag]:
+        return list(self.tables.values())  # type: ignore[arg-type]
+
+    def _uncached(self, ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> list[Tensor]:
+        return tt_embedding_bags(
+            [list(table.cores) for table in self._all()],
+            ids,
+            offsets,
+            num_embeddings=[table.num_embeddings for table in self._all()],
+            mode=mode,
+            per_sample_weights=weights,
+        )
+
+    def _table_of_each(self, values: Tensor, offsets: Tensor) -> Tensor:
+        """The table of each id."""
+        num_bags = (len(offsets) - 1) // len(self.tables)
+        counts = offsets[::num_bags].diff() if num_bags else offsets.new_zeros(len(self.tables))
+        tables = torch.arange(len(self.tables), device=values.device)
+        return torch.repeat_interleave(tables, counts, output_size=len(values))
+
+    def _of_jagged(self, jagged: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values, offsets and weights of a KeyedJaggedTensor, its keys in the order of the tables."""
+        if not all(hasattr(jagged, name) for name in ("keys", "values", "offsets", "weights_or_none", "permute")):
+            raise TypeError(f"a collection needs a tensor or a KeyedJaggedTensor, got {type(jagged).__name__}")
+        keys, names = list(jagged.keys()), list(self.tables)
+        missing = [name for name in names if name not in keys]
+        if missing:
+            raise ValueError(f"the KeyedJaggedTensor has no key {missing[0]!r}; it has {', '.join(keys)}")
+        if keys != names:
+            jagged = jagged.permute([keys.index(name) for name in names])
+        return jagged.values(), jagged.offsets(), jagged.weights_or_none()

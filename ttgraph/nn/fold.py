@@ -1,0 +1,74 @@
+"""Rows that were trained by themselves, back into the tensor train that they come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ttgraph.ops import tt_lookup, tt_materialize
+
+_RIDGE = 1e-9  # of the mean eigenvalue: where no row says what a direction should be, it stays
+
+
+def fold_back(
+    cores: Sequence[Tensor], ids: Tensor, rows: Tensor, counts: Tensor, others: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first core that brings some rows of the table to given values, with the least harm to all other rows.
+
+    Minimises, over the first core, the squared change of all rows from what they should be, each weighted by how often
+    it is looked up: those of ``ids`` should be ``rows``, the others should stay. The slices of the first core are
+    independent of each other, so that it takes one system of rank x rank for each first digit that occurs.
+
+    Args:
+        cores: The tensor train.  # depth tensors (row_factors[k], ranks[k], col_factors[k], ranks[k + 1])
+        ids: Row ids, distinct.  # (num_ids,)
+        rows: What these rows should be.  # (num_ids, embedding_dim)
+        counts: How often each of them is looked up.  # (num_ids,)
+        others: How often one of the other rows is looked up.
+
+    Returns:
+        The new first core, and the weighted squared distances of the rows before and after.
+        # shape of cores[0], (), ()
+
+    Source: one step of alternating least squares, as in Oseledets, "Tensor-train decomposition" (SISC 2011).
+
+    Example:
+        >>> cores = [torch.randn(4, 1, 2, 3), torch.randn(5, 3, 2, 1)]
+        >>> ids, rows = torch.tensor([7]), torch.ones(1, 4)
+        >>> first, before, after = fold_back(cores, ids, rows, torch.ones(1), others=1e-9)
+        >>> bool(after < before), tt_lookup([first, cores[1]], torch.tensor([0])).equal(tt_lookup(cores, ids[:1] * 0))
+        (True, True)
+    """
+    wide = [core.detach().double() for core in cores]
+    first, *rest = wide
+    num_suffixes = math.prod([core.shape[0] for core in rest])
+    digits, suffixes = ids // num_suffixes, ids % num_suffixes
+    # A suffix is a matrix (rank, rest of the columns): a table itself, of the same cores.
+    rank, columns = first.shape[3], math.prod([core.shape[2] for core in rest])
+    flat = [rest[0].reshape(rest[0].shape[0], 1, -1, rest[0].shape[3]), *rest[1:]]
+    if len(flat) == 1:
+        taken, everything = flat[0][suffixes], flat[0]
+    else:
+        taken, everything = tt_lookup(flat, suffixes), tt_materialize(flat, num_suffixes)
+    taken, everything = taken.reshape(-1, rank, columns), everything.reshape(-1, rank, columns)
+    weights = counts.double().reshape(-1, 1, 1)
+    error = rows.double().reshape(len(ids), -1, columns) - first[digits, 0] @ taken
+    before = (weights * error.square()).sum()
+
+    used, place = digits.unique(return_inverse=True)
+    flattened = everything.transpose(0, 1).flatten(1)
+    gram = others * (flattened @ flattened.T)
+    left = gram.expand(len(used), -1, -1).index_add(0, place, weights * (taken @ taken.transpose(1, 2)))
+    right = first.new_zeros(len(used), first.shape[2], rank).index_add(
+        0, place, weights * (error @ taken.transpose(1, 2))
+    )
+    ridge = _RIDGE * left.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
+    left = left + ridge.reshape(-1, 1, 1) * torch.eye(rank, dtype=left.dtype, device=left.device)
+    change = torch.linalg.solve(left, right.transpose(1, 2)).transpose(1, 2)
+    after = (weights * (error - change[place] @ taken).square()).sum()
+    new = first.clone()
+    new[used, 0] += change
+    return new.to(cores[0].dtype), before, after

@@ -1,0 +1,311 @@
+"""The rows that are looked up most often, each stored by itself and trainable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ttgraph.nn.fold import fold_back
+from ttgraph.nn.table import TTTable
+from ttgraph.ops import tt_lookup
+from ttgraph.ops.bags import LEFT_OUT
+
+_NOBODY = 2**62  # a row id above all others
+_HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
+_CELLS_PER_ROW = 8
+
+
+class Refresh(NamedTuple):
+    """What a refresh of the cache did.
+
+    Args:
+        entered: Rows that are in it now and were not.
+        left: Rows that were in it and are not now.
+        residual: How much of what the rows that left had learned got lost: the norm of (what they were - what the
+            cores now say) over that of (what they were - what the cores said before), rows weighted by use.
+    """
+
+    entered: int
+    left: int
+    residual: float
+
+
+class HotRows(nn.Module):
+    """A cache of the most used rows of one or more tensor-train tables, kept uncompressed and trained as they are.
+
+    Uses are counted where the ids are: exactly for rows in the cache, and for all others in a count-min sketch of a
+    fixed size; both age at every refresh. :meth:`refresh` then lets rows in that are used more often than rows that
+    are in. A row that enters starts as what its tensor train says, so that no lookup changes. A row that leaves takes
+    what it learned back into the cores, by least squares over all rows weighted by their use (:func:`fold_back`).
+
+    Args:
+        tables: The tables, all of the same number of columns.
+        capacity: Rows to keep.
+        warmup: Steps of training to count before the first rows enter.
+        every: Steps of training between refreshes.
+        ageing: By what counts are multiplied at a refresh.
+        margin: How many times as often as a row in the cache another must be used to take its place.
+        sparse: Whether the gradient of the cached rows is sparse, for ``torch.optim.SparseAdam`` or Adagrad.
+
+    Raises:
+        ValueError: If a number is out of range, or the tables differ in their columns, dtype or device.
+
+    Source: Yin, Acun, Liu, Wu, "TT-Rec" (MLSys 2021), section 4; Cormode, Muthukrishnan, "An improved data stream
+    summary: the count-min sketch" (2005); the ageing is that of Dynamic LFU caches.
+
+    Example:
+        >>> from ttgraph.nn import TTEmbeddingBag
+        >>> bag = TTEmbeddingBag(1000, 16, rank=4, mode="sum", cache_rows=2, cache_warmup=1)
+        >>> pooled = bag(torch.tensor([[7, 7, 7, 3]]))
+        >>> bag.refresh_cache().entered
+        2
+        >>> torch.allclose(bag(torch.tensor([[7, 7, 7, 3]])), pooled, atol=1e-6)
+        True
+    """
+
+    ids: Tensor  # (capacity,) the cached rows in ascending order
+    slots: Tensor  # (capacity,) where each of them is
+    counts: Tensor  # (capacity + 1,) uses by slot
+    sketch: Tensor  # (hashes, cells) uses of all others
+    steps: Tensor  # () training steps counted
+    lookups: Tensor  # (2,) of ids that were in the cache, and of all
+
+    def __init__(
+        self,
+        tables: Sequence[TTTable],
+        capacity: int,
+        *,
+        warmup: int = 100,
+        every: int = 100,
+        ageing: float = 0.9,
+        margin: float = 1.5,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__()
+        if capacity < 1 or warmup < 1 or every < 1:
+            raise ValueError(f"a cache needs rows, warmup and every of 1 or more, got {capacity}, {warmup}, {every}")
+        if not 0 < ageing <= 1 <= margin:
+            raise ValueError(f"a cache needs 0 < ageing <= 1 <= margin, got {ageing} and {margin}")
+        if len({(t.embedding_dim, t.cores[0].dtype, t.cores[0].device) for t in tables}) != 1:
+            raise ValueError("a cache needs tables of one embedding_dim and dtype on one device")
+        like, dim = tables[0].cores[0], tables[0].embedding_dim
+        self.capacity = min(capacity, sum(table.num_embeddings for table in tables))
+        self.warmup, self.every, self.ageing, self.margin, self.sparse = warmup, every, ageing, margin, sparse
+        # One more row, which stays zero, is what every row reads that is not in the cache.
+        self.weight = nn.Parameter(like.new_zeros(self.capacity + 1, dim))
+        cells = 1 << math.ceil(math.log2(_CELLS_PER_ROW * self.capacity))
+        device = like.device
+        self.register_buffer("ids", torch.full((self.capacity,), _NOBODY, device=device))
+        self.register_buffer("slots", torch.arange(self.capacity, device=device))
+        self.register_buffer("counts", torch.zeros(self.capacity + 1, device=device))
+        self.register_buffer("sketch", torch.zeros(len(_HASHES), cells, device=device))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=device))
+        self.register_buffer("lookups", torch.zeros(2, dtype=torch.double, device=device))
+        self._candidates: Tensor | None = None  # ids of the last training step
+        self._steps = 0  # as steps, without asking the device
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the ids of all training steps so far that were in the cache."""
+        hits, total = self.lookups.tolist()
+        return hits / total if total else 0.0
+
+    def find(self, ids: Tensor) -> Tensor:
+        """Where rows are in the cache; ``capacity`` where they are not.
+
+        Args:
+            ids: Row ids, counted through all tables.  # (num_ids,) int64
+        """
+        place = torch.searchsorted(self.ids, ids).clamp_(max=self.capacity - 1)
+        return torch.where(self.ids[place] == ids, self.slots[place], self.capacity)
+
+    def bags(
+        self,
+        ids: Tensor,
+        own_ids: Tensor,
+        offsets: Tensor,
+        mode: str,
+        weights: Tensor | None,
+        uncached: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    ) -> Tensor:
+        """Pool rows, those in the cache from here and the others from their table.
+
+        Args:
+            ids: Row ids, counted through all tables; negative where the row is left out.  # (num_ids,) int64
+            own_ids: Row ids, each counted in its table; ``LEFT_OUT`` where the row is left out.  # (num_ids,) int64
+            offsets: Where each bag begins, and at last num_ids.  # (num_bags + 1,) int64
+            mode: "sum", "mean" or "max".
+            weights: Factor of every row, with mode "sum" only, or None.  # (num_ids,)
+            uncached: Gives the sums of all tables' rows for own ids, offsets and weights.
+
+        Returns:
+            The bags.  # (num_bags, embedding_dim)
+        """
+        slots = self.find(ids)
+        if self.training:
+            self._observe(ids, slots)
+        missed = torch.where(slots == self.capacity, own_ids, LEFT_OUT)
+        if mode == "max":
+            each = torch.arange(len(ids) + 1, device=ids.device)
+            rows = uncached(missed, each, None) + self._sums(slots, each, None)
+            # One more row stands for those that are left out.
+            kept, nothing = torch.where(own_ids == LEFT_OUT, len(ids), each[:-1]), rows.new_zeros(1, rows.shape[1])
+            return F.embedding_bag(
+                kept, torch.cat([rows, nothing]), offsets, mode="max", include_last_offset=True, padding_idx=len(ids)
+            )
+        if mode == "mean":
+            each = torch.arange(len(offsets) - 1, device=ids.device)
+            bag = torch.repeat_interleave(each, offsets.diff(), output_size=len(ids))
+            counts = torch.bincount(bag[own_ids != LEFT_OUT], minlength=len(offsets) - 1).clamp_min_(1)
+            weights = counts.to(self.weight.dtype).reciprocal_()[bag]
+        return uncached(missed, offsets, weights) + self._sums(slots, offsets, weights)
+
+    def _sums(self, slots: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        return F.embedding_bag(
+            slots, self.weight, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True,
+            padding_idx=self.capacity, sparse=self.sparse,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def refresh(self, tables: Sequence[TTTable], optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
+        """Let the most used rows in, where it is time for it.
+
+        Args:
+            tables: The tables that the cache was made for.
+            optimizer: The optimizer of the cached rows: what it remembers of a row that left is set to zero.
+
+        Returns:
+            What was done; None where it was not time.
+        """
+        if self._candidates is None or self._steps < self.warmup or (self._steps - self.warmup) % self.every:
+            return None
+        ids, counts = self._ranked(self._candidates)
+        self._candidates = None
+        done = self._replace(tables, ids, counts, optimizer)
+        self.counts *= self.ageing
+        self.sketch *= self.ageing
+        _broadcast([self.weight, self.ids, self.slots, self.counts, self.sketch, *(c for t in tables for c in t.cores)])
+        return done
+
+    @torch.no_grad()
+    def written_over(self, table: Tensor, first_row: int) -> Tensor:
+        """A whole table with the cached rows in their place.
+
+        Args:
+            table: What the cores say.  # (num_embeddings, embedding_dim)
+            first_row: Its first row among those of all tables.
+        """
+        inside = (self.ids >= first_row) & (self.ids < first_row + len(table))
+        return table.index_copy(0, self.ids[inside] - first_row, self.weight[self.slots[inside]])
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._steps = int(self.steps)
+
+    def extra_repr(self) -> str:
+        """The size."""
+        return f"{self.capacity} rows, {self.weight.numel() * self.weight.element_size() / 1e6:.2f} MB"
+
+    @torch.no_grad()
+    def _observe(self, ids: Tensor, slots: Tensor) -> None:
+        """Count the ids of a training step, without a word from the device."""
+        counted = (ids >= 0).float()
+        missed = counted * (slots == self.capacity)
+        self.counts.index_add_(0, slots, counted)
+        for row, cells in zip(self.sketch, self._cells(ids), strict=True):
+            row.index_add_(0, cells, missed)
+        self.lookups += torch.stack([(counted - missed).sum(), counted.sum()])
+        self.steps += 1
+        self._steps += 1
+        self._candidates = ids
+
+    def _cells(self, ids: Tensor) -> list[Tensor]:
+        shift, mask = 64 - self.sketch.shape[1].bit_length(), self.sketch.shape[1] - 1
+        return [(ids * (number - (1 << 64 if number >> 63 else 0)) >> shift) & mask for number in _HASHES]
+
+    def _ranked(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that should be in the cache, at most its capacity, and how often each is used."""
+        fresh = candidates[(candidates >= 0) & (self.find(candidates) == self.capacity)].unique()
+        estimates = torch.stack([row[cells] for row, cells in zip(self.sketch, self._cells(fresh), strict=True)])
+        inside = self.ids != _NOBODY
+        ids = torch.cat([self.ids[inside], fresh])
+        counts = torch.cat([self.counts[self.slots[inside]], estimates.amin(0)])
+        rank = counts.clone()
+        rank[: int(inside.sum())] *= self.margin
+        best = rank.topk(min(self.capacity, len(rank))).indices
+        return ids[best], counts[best]
+
+    def _replace(
+        self, tables: Sequence[TTTable], ids: Tensor, counts: Tensor, optimizer: torch.optim.Optimizer | None
+    ) -> Refresh:
+        found = self.find(ids)
+        stay = torch.zeros(self.capacity + 1, dtype=torch.bool, device=ids.device)
+        stay[found] = True
+        leaving = (self.ids != _NOBODY) & ~stay[self.slots]
+        residual = self._fold_back(tables, self.ids[leaving], self.slots[leaving])
+        entering = ids[found == self.capacity]
+        stay[self.capacity] = True
+        slots = (~stay).nonzero().flatten()[: len(entering)]  # as many are free, or more
+        self.weight[slots] = self._rows_of(tables, entering)
+        self.counts[slots] = counts[found == self.capacity]
+        if optimizer is not None:
+            _forget(optimizer, self.weight, slots)
+        found = found.masked_scatter(found == self.capacity, slots)
+        self.ids.fill_(_NOBODY)
+        self.ids[: len(ids)], order = ids.sort()
+        rest = torch.ones_like(stay[:-1])
+        rest[found] = False
+        self.slots.copy_(torch.cat([found[order], rest.nonzero().flatten()]))
+        return Refresh(len(entering), int(leaving.sum()), residual)
+
+    def _fold_back(self, tables: Sequence[TTTable], ids: Tensor, slots: Tensor) -> float:
+        """Bring trained rows back into the cores; how much of what they learned is lost."""
+        if not len(ids):
+            return 0.0
+        others = float(self.sketch[0].sum()) / sum(table.num_embeddings for table in tables)
+        before = after = 0.0
+        for table, inside, own in self._by_table(tables, ids):
+            rows, counts = self.weight[slots[inside]], self.counts[slots[inside]]
+            first, *distances = fold_back(list(table.cores), own, rows, counts.clamp_min(1.0), max(others, 1e-6))
+            table.cores[0].copy_(first)
+            before, after = before + float(distances[0]), after + float(distances[1])
+        return math.sqrt(after / before) if before else 0.0
+
+    def _rows_of(self, tables: Sequence[TTTable], ids: Tensor) -> Tensor:
+        rows = self.weight.new_empty(len(ids), self.weight.shape[1])
+        for table, inside, own in self._by_table(tables, ids):
+            rows[inside] = tt_lookup(list(table.cores), own, num_embeddings=table.num_embeddings)
+        return rows
+
+    @staticmethod
+    def _by_table(tables: Sequence[TTTable], ids: Tensor) -> list[tuple[TTTable, Tensor, Tensor]]:
+        """Of each table that has some of the rows: itself, which of them, and their ids within it."""
+        parts, first = [], 0
+        for table in tables:
+            inside = ((ids >= first) & (ids < first + table.num_embeddings)).nonzero().flatten()
+            if len(inside):
+                parts.append((table, inside, ids[inside] - first))
+            first += table.num_embeddings
+        return parts
+
+
+def _forget(optimizer: torch.optim.Optimizer, weight: Tensor, slots: Tensor) -> None:
+    """Set what an optimizer remembers of some rows to what it starts with."""
+    if not any(weight is parameter for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("the optimizer does not train the cached rows; pass the one that does, or none")
+    for name, value in optimizer.state.get(weight, {}).items():
+        if isinstance(value, Tensor) and value.shape == weight.shape:
+            value[slots] = optimizer.defaults.get("initial_accumulator_value", 0.0) if name == "sum" else 0.0
+
+
+def _broadcast(tensors: Sequence[Tensor]) -> None:
+    """What the first process decided holds for all of them, where there are several."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.data, 0)
