@@ -265,7 +265,7 @@ class EcoRec(FBTT):
         return moved
 
 
-def check(contender: Contender, ids: Tensor, *, num_samples: int = 256) -> None:
+def check(contender: Contender, ids: Tensor, *, bag: int = 1, num_samples: int = 256) -> None:
     """Compares rows, and gradients where there are any, with the reference in float64; to be called before timing.
 
     The contender works on all ids, as it will when timed; the reference on a sample of them. For the
@@ -274,39 +274,43 @@ def check(contender: Contender, ids: Tensor, *, num_samples: int = 256) -> None:
     Args:
         contender: Set up, not yet trained.
         ids: The ids to be timed.  # (num_ids,)
-        num_samples: Size of the sample.
+        bag: How many ids one after the other are summed up in a row.
+        num_samples: Size of the sample, in such rows.
 
     Raises:
         Mismatch: If anything differs by more than rounding does, or is not a number.
     """
     generator = torch.Generator().manual_seed(len(ids))
-    sample = torch.randperm(len(ids), generator=generator)[:num_samples].to(ids.device)
-    rows = contender.forward(ids)
-    check_rows(contender.name, rows[sample], contender.truth, ids[sample])
+    bags = ids.view(-1, bag)
+    sample = torch.randperm(len(bags), generator=generator)[:num_samples].to(ids.device)
+    rows, sampled = contender.forward(ids), bags[sample].flatten()
+    check_rows(contender.name, rows[sample], contender.truth, sampled, bag=bag)
     grad = torch.zeros_like(rows)
     grad[sample] = torch.randn(len(sample), rows.shape[1], generator=generator).to(grad)
     got = contender.core_gradients(ids, grad)
     if got is not None:
         wide = [core.double() for core in contender.truth]
-        truth = reference.tt_lookup_backward(grad[sample].double(), wide, ids[sample], True)
+        of_rows = grad[sample].double().repeat_interleave(bag, 0)
+        truth = reference.tt_lookup_backward(of_rows, wide, sampled, True)
         for k, (actual, expected) in enumerate(zip(got, truth, strict=True)):
             _refuse_unless_close(f"{contender.name}: the gradient of core {k}", actual, expected)
 
 
-def check_rows(name: str, rows: Tensor, cores: Sequence[Tensor], ids: Tensor) -> None:
+def check_rows(name: str, rows: Tensor, cores: Sequence[Tensor], ids: Tensor, *, bag: int = 1) -> None:
     """Compares rows with the reference in float64.
 
     Args:
         name: Whose rows they are, for the message.
-        rows: The rows.  # (num_ids, embedding_dim)
+        rows: The rows, or sums of them.  # (num_ids / bag, embedding_dim)
         cores: The cores they should come from.
         ids: Their ids.  # (num_ids,)
+        bag: How many ids one after the other are summed up in a row.
 
     Raises:
         Mismatch: If they differ by more than rounding does.
     """
     truth = reference.tt_lookup([core.double() for core in cores], ids, math.prod(core.shape[0] for core in cores))
-    _refuse_unless_close(f"{name}: the rows", rows, truth)
+    _refuse_unless_close(f"{name}: the rows", rows, truth.view(-1, bag, truth.shape[1]).sum(1))
 
 
 def _refuse_unless_close(what: str, actual: Tensor, expected: Tensor) -> None:

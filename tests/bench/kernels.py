@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+import bags
 import contenders
 import ids as patterns
 import report
@@ -308,6 +309,9 @@ FIGURES = {
     15: Figure("forward and backward over the reference", partial(over_rival, kinds=[contenders.Reference])),
     16: Figure("a full-batch epoch of ogbn-arxiv over plain PyG", partial(epochs_of_arxiv, batching="full")),
     17: Figure("the same in batches of parts", partial(epochs_of_arxiv, batching="partition")),
+    18: Figure("bags under Zipf's law", bags.zipf_bags),
+    19: Figure("many tables in one call over one call each", bags.one_call),
+    20: Figure("a cache of hot rows over none", bags.cache),
 }
 
 

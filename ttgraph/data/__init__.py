@@ -1,21 +1,31 @@
-"""Datasets: recipes, files and generators in, PyG `Data` out."""
+"""Datasets: recipes, files and generators in, PyG `Data` or a `ClickLog` out."""
 
 from ttgraph.data.build import DataError
+from ttgraph.data.click_log import ClickBatch, ClickLog, write_click_log
+from ttgraph.data.criteo import load_click_log
 from ttgraph.data.load import cache_folder, find_recipe, load_dataset
 from ttgraph.data.npz import load_npz
 from ttgraph.data.ogb import write_ogb
+from ttgraph.data.planted_clicks import KAGGLE_TABLE_SIZES, planted_clicks, write_criteo_tsv
 from ttgraph.data.recipe import Recipe, list_recipes, read_recipe
 from ttgraph.data.synthetic import planted_hierarchy
 
 __all__ = [
+    "ClickBatch",
+    "ClickLog",
     "DataError",
+    "KAGGLE_TABLE_SIZES",
     "Recipe",
     "cache_folder",
     "find_recipe",
     "list_recipes",
+    "load_click_log",
     "load_dataset",
     "load_npz",
+    "planted_clicks",
     "planted_hierarchy",
     "read_recipe",
+    "write_click_log",
+    "write_criteo_tsv",
     "write_ogb",
 ]
