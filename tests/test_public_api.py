@@ -45,12 +45,14 @@ PUBLIC = {
     "ttgraph.init": ["from_matrix", "gaussian", "hierarchical", "orthogonal", "sampled_gaussian", "spectral"],
     "ttgraph.models": [
         "CorrectAndSmooth",
+        "DLRM",
         "LabelInputs",
         "LabelPropagation",
         "ModelName",
         "NodeClassifier",
         "adjacency",
         "make_gnn",
+        "plan_tables",
     ],
     "ttgraph.nn": [
         "HashEmbedding",
@@ -81,6 +83,7 @@ PUBLIC = {
         "random_order",
         "rcm_order",
     ],
+    "ttgraph.rec": ["CompareRecConfig", "RecConfig", "RecResult", "compare_rec", "train_rec"],
     "ttgraph.train": [
         "CheckpointError",
         "DivergedError",

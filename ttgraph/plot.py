@@ -64,12 +64,13 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     return _named(figure, path)
 
 
-def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> Figure:
-    """Plot the test scores of contenders against their parameters; those that nobody beats in both are joined.
+def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None, size: str = "params") -> Figure:
+    """Plot the test scores of contenders against their size; those that nobody beats in both are joined.
 
     Args:
-        rows: For each contender ``name``, ``params``, ``test`` and ``test_std``.
+        rows: For each contender ``name``, its size, ``test`` and ``test_std``.
         path: Picture file to write, if any.
+        size: What of a row is its size: "params", parameters of the embedding, or "mb", MB of it.
 
     Returns:
         The figure.
@@ -78,17 +79,18 @@ def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None) -> 
     axes = figure.subplots()
     for number, row in enumerate(rows):
         style = _style(number) | {"linestyle": "none", "marker": "os^D"[number // 10 % 4]}
-        axes.errorbar(row["params"], row["test"], row["test_std"], capsize=2, label=row["name"], **style)
+        axes.errorbar(row[size], row["test"], row["test_std"], capsize=2, label=row["name"], **style)
     front: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row["params"], -row["test"])):
+    for row in sorted(rows, key=lambda row: (row[size], -row["test"])):
         if not front or row["test"] > front[-1]["test"]:
             front.append(row)
-    axes.plot([row["params"] for row in front], [row["test"] for row in front], color="grey", lw=1, zorder=0)
-    axes.set_xscale("symlog", linthresh=_FEW_PARAMETERS, linscale=0.5)  # some contenders have none
-    most = max((row["params"] for row in rows), default=0)
-    axes.set_xlim(-_FEW_PARAMETERS / 5, 3 * max(most, _FEW_PARAMETERS))
-    axes.set_xticks([0, *(10**k for k in range(3, 10) if 10**k <= 3 * most)])
-    axes.set(xlabel="parameters of the embedding", ylabel="test score")
+    axes.plot([row[size] for row in front], [row["test"] for row in front], color="grey", lw=1, zorder=0)
+    label, few = _SIZES[size]
+    axes.set_xscale("symlog", linthresh=few, linscale=0.5)  # some contenders have none
+    most = max((row[size] for row in rows), default=0)
+    axes.set_xlim(-few / 5, 3 * max(most, few))
+    axes.set_xticks([0, *(few * 10**k for k in range(7) if few * 10**k <= 3 * most)])
+    axes.set(xlabel=label, ylabel="test score")
     return _named(figure, path)
 
 
@@ -114,8 +116,8 @@ def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     return _named(figure, path)
 
 
-# Below so many parameters the axis that has them is linear.
-_FEW_PARAMETERS = 1000
+# What stands below an axis of sizes, and below which size it is linear.
+_SIZES = {"params": ("parameters of the embedding", 1000), "mb": ("MB of the embedding", 0.1)}
 
 
 def _style(number: int) -> dict[str, Any]:

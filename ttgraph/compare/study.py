@@ -6,18 +6,16 @@ import copy
 import json
 import logging
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from ttgraph.compare.config import CompareConfig, contenders
-from ttgraph.compare.table import paired_tests, table
+from ttgraph.compare.tuning import statistics_of, tuned, write_rows
 from ttgraph.data import load_dataset
-from ttgraph.files import make_folder, replacing
+from ttgraph.files import make_folder
 from ttgraph.graph import CSR, propagate_labels
 from ttgraph.order import NodeOrder
 from ttgraph.plot import plot_by_degree, plot_comparison, plot_pareto
@@ -35,6 +33,7 @@ _PROPAGATIONS: tuple[dict[str, float], ...] = (
     *({"alpha": alpha} for alpha in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)),
     {"clamp": True},
 )
+_CHOSEN = ("lr", "lr_cores", "init_std", "weight_decay_cores")
 
 
 def compare(config: CompareConfig) -> list[dict[str, Any]]:
@@ -72,8 +71,8 @@ def compare(config: CompareConfig) -> list[dict[str, Any]]:
         rows.append(row)
         curves[name] = history
         logger.info("%s: %s %.4f", name, row["metric"], row["test"])
-        _write(folder, config, rows)
-    _write(folder, config, rows)
+        write_rows(folder, config, rows)
+    write_rows(folder, config, rows)
     plot_comparison(curves, folder / "compare.png")
     plot_pareto(rows, folder / "pareto.png")
     plot_by_degree({row["name"]: row["by_degree"] for row in rows if row["by_degree"]}, folder / "by_degree.png")
@@ -104,14 +103,6 @@ def label_propagation(data: Data) -> dict[str, Any]:
     return _row("label propagation", [result], _PROPAGATIONS[best])
 
 
-def _write(folder: Path, config: CompareConfig, rows: list[dict[str, Any]]) -> None:
-    with replacing(folder / "compare.json") as temporary:
-        temporary.write_text(json.dumps({"config": plain(config), "rows": rows}, indent=2) + "\n")
-    texts = [table(rows, "github"), paired_tests(rows, "github")]
-    with replacing(folder / "compare.md") as temporary:
-        temporary.write_text("\n\n".join(filter(None, texts)) + "\n")
-
-
 def _tuned(
     name: str,
     contender: TrainConfig,
@@ -138,18 +129,9 @@ def _tuned(
         return runs.get(json.dumps(plain(trial)), go)
 
     grid = config.grid(contender)
-    settings = ("lr", "lr_cores", "init_std", "weight_decay_cores")
-    tuned = [key for key in settings if len({getattr(trial, key) for trial in grid}) > 1]
-
-    def best(scores: Callable[[dict[str, Any]], dict[str, float]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The runs of the settings that are best on validation, one for each seed, and those settings."""
-        chosen = max(grid, key=lambda trial: scores(run(trial))["val"])
-        results = [run(replace(chosen, seed=seed)) for seed in range(config.seeds)]
-        return results, {key: getattr(chosen, key) for key in tuned}
-
     # The network and what Correct and Smooth makes of it each have settings of their own.
-    results, chosen = best(_network)
-    smoothed = best(lambda result: result) if contender.correct_and_smooth else None
+    results, chosen = tuned(grid, config.seeds, _CHOSEN, run, _network)
+    smoothed = tuned(grid, config.seeds, _CHOSEN, run) if contender.correct_and_smooth else None
     return _row(name, results, chosen, smoothed), results[0]["history"]
 
 
@@ -171,18 +153,9 @@ def _row(
         "metric": results[0]["metric"],
         "params": results[0]["embedding_params"],
         "compression": results[0]["compression"],
-        **_statistics([_network(result) for result in results]),
-        "smoothed": None if smoothed is None else _statistics(smoothed[0]) | {"chosen": smoothed[1]},
+        **statistics_of([_network(result) for result in results]),
+        "smoothed": None if smoothed is None else statistics_of(smoothed[0]) | {"chosen": smoothed[1]},
         "seconds": statistics.mean(seconds) if seconds else None,
         "chosen": chosen,
         "by_degree": results[0].get("by_degree"),
     }
-
-
-def _statistics(results: list[dict[str, Any]]) -> dict[str, Any]:
-    scores: dict[str, Any] = {"seeds": len(results), "tests": [result["test"] for result in results]}
-    for part in ("val", "test"):
-        values = [result[part] for result in results]
-        scores[part] = statistics.mean(values)
-        scores[f"{part}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    return scores

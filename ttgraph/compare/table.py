@@ -9,16 +9,18 @@ from tabulate import tabulate
 
 
 def table(rows: list[dict[str, Any]], style: str = "simple") -> str:
-    """The rows of :func:`~ttgraph.compare.compare` as text.
+    """The rows of a comparison as text.
 
     Args:
-        rows: The rows.
+        rows: The rows of :func:`~ttgraph.compare.compare`; those of others may have ``shown``, texts of further columns
+            by what stands above them.
         style: A format of tabulate's.
     """
     smoothed = any(row["smoothed"] for row in rows)
+    more = list(rows[0].get("shown", {})) if rows else []
     headers = ["contender", "parameters", "smaller", "validation %", "test %"]
     headers += ["+ C&S: validation %", "test %"] if smoothed else []
-    headers += ["s/run", "chosen on validation"]
+    headers += [*more, "s/run", "chosen on validation"]
     lines = [
         (
             row["name"],
@@ -26,6 +28,7 @@ def table(rows: list[dict[str, Any]], style: str = "simple") -> str:
             "-" if row["compression"] is None else f"{row['compression']:,.0f}x",
             *_percents(row),
             *((_percents(row["smoothed"]) if row["smoothed"] else ("-", "-")) if smoothed else ()),
+            *(row["shown"][header] for header in more),
             "-" if row["seconds"] is None else f"{row['seconds']:.0f}",
             ", ".join(f"{key} {value:g}" for key, value in row["chosen"].items() if value is not None),
         )

@@ -51,7 +51,9 @@ def sampled_gaussian(
     if not std >= 0:
         raise ValueError(f"sampled_gaussian needs std >= 0, got {std}")
     cores = [torch.randn(sizes, generator=generator) for sizes in shape.core_shapes]
-    widest = max(range(shape.depth), key=lambda k: (shape.ranks[k] * shape.ranks[k + 1], -k))
+    # Of several, the one with the most numbers: at rank 1 all others are signs.
+    sizes = [(left * right, n * m) for n, left, m, right in shape.core_shapes]
+    widest = sizes.index(max(sizes))
     cores = [core if k == widest else _orthonormal(core) for k, core in enumerate(cores)]
     return with_std([core / core.square().mean().sqrt() for core in cores], shape, std, dtype)
 

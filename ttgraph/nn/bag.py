@@ -122,13 +122,14 @@ class TTEmbeddingBag(TTTable):
         ids = input.reshape(-1).long()
         ids = ids if self.padding_idx is None else ids.masked_fill(ids == self.padding_idx, LEFT_OUT)
 
-        def uncached(ids: Tensor, bounds: Tensor, weights: Tensor | None) -> Tensor:
+        def uncached(ids: Tensor, bounds: Tensor, mode: str, weights: Tensor | None) -> Tensor:
             rows = [self.num_embeddings]
-            return tt_embedding_bags([cores], ids, bounds, num_embeddings=rows, per_sample_weights=weights)[0]
+            return tt_embedding_bags(
+                [cores], ids, bounds, num_embeddings=rows, mode=mode, per_sample_weights=weights
+            )[0]  # fmt: skip
 
-        return self.cache.bags(
-            ids, ids, bounds, self.mode, None if weights is None else weights.reshape(-1), uncached
-        )
+        flat = None if weights is None else weights.reshape(-1)
+        return self.cache.bags(ids, ids, bounds, self.mode, flat, uncached)
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """Let the most used rows into the cache where it is time for it; to be called after every step.

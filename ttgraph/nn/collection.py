@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from ttgraph.nn.bag import TTEmbeddingBag
 from ttgraph.nn.hot_rows import HotRows, Refresh
 from ttgraph.ops import tt_embedding_bags
-from ttgraph.ops.bags import LEFT_OUT
+from ttgraph.ops.bags import LEFT_OUT, check_pooling
+from ttgraph.ops.checks import check_integers
+
+_NAME = "TTEmbeddingBagCollection"
 
 
 class TTEmbeddingBagCollection(nn.Module):
@@ -64,8 +67,9 @@ class TTEmbeddingBagCollection(nn.Module):
         paddings = [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables.values()]
         device = next(iter(tables.values())).cores[0].device
         self._pads = any(padding != LEFT_OUT for padding in paddings)
-        self.register_buffer("first_rows", torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)]).to(device))
-        self.register_buffer("paddings", torch.tensor(paddings, device=device))
+        first_rows = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)]).to(device)
+        self.register_buffer("first_rows", first_rows, persistent=False)
+        self.register_buffer("paddings", torch.tensor(paddings, device=device), persistent=False)
         self.cache = (
             HotRows(self._all(), cache_rows, warmup=cache_warmup, every=cache_every, sparse=cache_sparse)
             if cache_rows
@@ -92,15 +96,22 @@ class TTEmbeddingBagCollection(nn.Module):
 
         Raises:
             IndexError: If an id is no row of its table.
+            NotImplementedError: If there are weights and the mode is not "sum".
+            TypeError: If values, offsets or lengths are no integers.
             ValueError: If there are neither or both of offsets and lengths, or they do not split the values.
         """
         if not isinstance(values, Tensor):
             values, offsets, per_sample_weights = self._of_jagged(values)
         if (offsets is None) == (lengths is None):
             raise ValueError("a collection needs either offsets or lengths; pass one of them")
+        cores = list(self._all()[0].cores)
+        check_integers(_NAME, "values", values, cores)
+        check_pooling(_NAME, values, self.mode, per_sample_weights, cores)
         if lengths is not None:
+            check_integers(_NAME, "lengths", lengths, cores)
             offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         assert offsets is not None
+        check_integers(_NAME, "offsets", offsets, cores)
         offsets = offsets.long()
         ids, table = values, self._table_of_each(values, offsets) if self._pads or self.cache is not None else None
         if self._pads:
@@ -114,11 +125,11 @@ class TTEmbeddingBagCollection(nn.Module):
             # What is no row of its table is none of the next one either: its own id goes to the op, which names it.
             everywhere = torch.where((ids >= 0) & (ids < last - first), ids + first, LEFT_OUT)
 
-            def uncached(ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
-                return torch.cat(self._uncached(ids, offsets, "sum", weights))
+            def uncached(ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
+                return torch.cat(self._uncached(ids, offsets, mode, weights))
 
             flat = self.cache.bags(everywhere, ids, offsets, self.mode, per_sample_weights, uncached)
-            bags = list(flat.chunk(len(self.tables)))
+            bags = list(flat.unsafe_chunk(len(self.tables)))
         return dict(zip(self.tables, bags, strict=True))
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
@@ -154,10 +165,10 @@ class TTEmbeddingBagCollection(nn.Module):
 
     def _table_of_each(self, values: Tensor, offsets: Tensor) -> Tensor:
         """The table of each id."""
-        num_bags = (len(offsets) - 1) // len(self.tables)
-        counts = offsets[::num_bags].diff() if num_bags else offsets.new_zeros(len(self.tables))
-        tables = torch.arange(len(self.tables), device=values.device)
-        return torch.repeat_interleave(tables, counts, output_size=len(values))
+        # The op has not seen the offsets yet: of wrong ones any table will do.
+        num_bags = max(1, (len(offsets) - 1) // len(self.tables))
+        begins = offsets[num_bags::num_bags][: len(self.tables) - 1].contiguous()
+        return torch.searchsorted(begins, torch.arange(len(values), device=values.device), right=True)
 
     def _of_jagged(self, jagged: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values, offsets and weights of a KeyedJaggedTensor, its keys in the order of the tables."""

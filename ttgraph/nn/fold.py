@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttgraph.ops import tt_lookup, tt_materialize
+from ttgraph.ops import tt_lookup
 
 _RIDGE = 1e-9  # of the mean eigenvalue: where no row says what a direction should be, it stays
 
@@ -49,19 +49,18 @@ def fold_back(
     # A suffix is a matrix (rank, rest of the columns): a table itself, of the same cores.
     rank, columns = first.shape[3], math.prod([core.shape[2] for core in rest])
     flat = [rest[0].reshape(rest[0].shape[0], 1, -1, rest[0].shape[3]), *rest[1:]]
-    if len(flat) == 1:
-        taken, everything = flat[0][suffixes], flat[0]
-    else:
-        taken, everything = tt_lookup(flat, suffixes), tt_materialize(flat, num_suffixes)
-    taken, everything = taken.reshape(-1, rank, columns), everything.reshape(-1, rank, columns)
+    taken = (tt_lookup(flat, suffixes) if len(flat) > 1 else flat[0][suffixes]).reshape(-1, rank, columns)
+    gram = first.new_ones(1, 1)  # of all suffixes
+    for core in reversed(rest):
+        gram = torch.einsum("iajb,bc,idjc->ad", core, gram, core)
     weights = counts.double().reshape(-1, 1, 1)
     error = rows.double().reshape(len(ids), -1, columns) - first[digits, 0] @ taken
     before = (weights * error.square()).sum()
 
     used, place = digits.unique(return_inverse=True)
-    flattened = everything.transpose(0, 1).flatten(1)
-    gram = others * (flattened @ flattened.T)
-    left = gram.expand(len(used), -1, -1).index_add(0, place, weights * (taken @ taken.transpose(1, 2)))
+    # The rows of ids are among all suffixes, and do not count as others.
+    own = (weights - others) * (taken @ taken.transpose(1, 2))
+    left = (others * gram).expand(len(used), -1, -1).index_add(0, place, own)
     right = first.new_zeros(len(used), first.shape[2], rank).index_add(
         0, place, weights * (error @ taken.transpose(1, 2))
     )

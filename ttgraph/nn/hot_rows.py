@@ -73,7 +73,7 @@ class HotRows(nn.Module):
     slots: Tensor  # (capacity,) where each of them is
     counts: Tensor  # (capacity + 1,) uses by slot
     sketch: Tensor  # (hashes, cells) uses of all others
-    steps: Tensor  # () training steps counted
+    steps: Tensor  # () training steps seen
     lookups: Tensor  # (2,) of ids that were in the cache, and of all
 
     def __init__(
@@ -123,7 +123,7 @@ class HotRows(nn.Module):
             ids: Row ids, counted through all tables.  # (num_ids,) int64
         """
         place = torch.searchsorted(self.ids, ids).clamp_(max=self.capacity - 1)
-        return torch.where(self.ids[place] == ids, self.slots[place], self.capacity)
+        return torch.where((self.ids[place] == ids) & (ids != _NOBODY), self.slots[place], self.capacity)
 
     def bags(
         self,
@@ -132,7 +132,7 @@ class HotRows(nn.Module):
         offsets: Tensor,
         mode: str,
         weights: Tensor | None,
-        uncached: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        uncached: Callable[[Tensor, Tensor, str, Tensor | None], Tensor],
     ) -> Tensor:
         """Pool rows, those in the cache from here and the others from their table.
 
@@ -142,34 +142,36 @@ class HotRows(nn.Module):
             offsets: Where each bag begins, and at last num_ids.  # (num_bags + 1,) int64
             mode: "sum", "mean" or "max".
             weights: Factor of every row, with mode "sum" only, or None.  # (num_ids,)
-            uncached: Gives the sums of all tables' rows for own ids, offsets and weights.
+            uncached: Gives the bags of all tables' rows for own ids, offsets, "sum" or "max", and weights; raises where
+                an id is no row, or the offsets do not split the ids.
 
         Returns:
             The bags.  # (num_bags, embedding_dim)
         """
         slots = self.find(ids)
+        missed = torch.where(slots == self.capacity, own_ids, LEFT_OUT)
+        how = "max" if mode == "max" else "sum"
+        theirs = uncached(missed, offsets, how, weights)  # checks ids and offsets, so it comes first
+        ours = self._cached(slots, offsets, how, weights)
         if self.training:
             self._observe(ids, slots)
-        missed = torch.where(slots == self.capacity, own_ids, LEFT_OUT)
         if mode == "max":
-            each = torch.arange(len(ids) + 1, device=ids.device)
-            rows = uncached(missed, each, None) + self._sums(slots, each, None)
-            # One more row stands for those that are left out.
-            kept, nothing = torch.where(own_ids == LEFT_OUT, len(ids), each[:-1]), rows.new_zeros(1, rows.shape[1])
-            return F.embedding_bag(
-                kept, torch.cat([rows, nothing]), offsets, mode="max", include_last_offset=True, padding_idx=len(ids)
-            )
-        if mode == "mean":
-            each = torch.arange(len(offsets) - 1, device=ids.device)
-            bag = torch.repeat_interleave(each, offsets.diff(), output_size=len(ids))
-            counts = torch.bincount(bag[own_ids != LEFT_OUT], minlength=len(offsets) - 1).clamp_min_(1)
-            weights = counts.to(self.weight.dtype).reciprocal_()[bag]
-        return uncached(missed, offsets, weights) + self._sums(slots, offsets, weights)
+            in_cache, in_table = _counts(slots != self.capacity, offsets) > 0, _counts(missed != LEFT_OUT, offsets) > 0
+            return torch.where(in_cache & ~(in_table & ((theirs >= ours) | theirs.isnan())), ours, theirs)
+        bags = theirs + ours
+        return bags / _counts(own_ids != LEFT_OUT, offsets).clamp_min_(1) if mode == "mean" else bags
 
-    def _sums(self, slots: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+    def _cached(self, slots: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
+        """The bags of the cached rows alone."""
+        table: Tensor = self.weight
+        padding, sparse = self.capacity, self.sparse
+        if sparse and mode == "max":  # torch has no sparse gradient of a maximum
+            table, padding, sparse = F.embedding(slots, table, sparse=True), len(slots), False
+            slots = torch.where(slots == self.capacity, padding, torch.arange(padding, device=slots.device))
+            table = torch.cat([table, table.new_zeros(1, table.shape[1])])
         return F.embedding_bag(
-            slots, self.weight, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True,
-            padding_idx=self.capacity, sparse=self.sparse,
+            slots, table, offsets, mode=mode, per_sample_weights=weights, include_last_offset=True,
+            padding_idx=padding, sparse=sparse,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -183,17 +185,22 @@ class HotRows(nn.Module):
         Returns:
             What was done; None where it was not time.
         """
-        if self._candidates is None or self._steps < self.warmup or (self._steps - self.warmup) % self.every:
+        candidates, self._candidates = self._candidates, None
+        if candidates is None:
             return None
-        ids, counts = self._ranked(self._candidates)
-        self._candidates = None
+        # Counted here, once a step however often the rows are looked up, and out of sight of torch.compile.
+        self.steps += 1
+        self._steps += 1
+        if self._steps < self.warmup or (self._steps - self.warmup) % self.every:
+            return None
+        _broadcast([self.counts, self.sketch])
+        ids, counts = self._agreed(*self._ranked(candidates))
         done = self._replace(tables, ids, counts, optimizer)
         self.counts *= self.ageing
         self.sketch *= self.ageing
-        _broadcast([self.weight, self.ids, self.slots, self.counts, self.sketch, *(c for t in tables for c in t.cores)])
+        _broadcast([self.weight, *(core for table in tables for core in table.cores)])
         return done
 
-    @torch.no_grad()
     def written_over(self, table: Tensor, first_row: int) -> Tensor:
         """A whole table with the cached rows in their place.
 
@@ -208,6 +215,14 @@ class HotRows(nn.Module):
         super()._load_from_state_dict(*arguments)
         self._steps = int(self.steps)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HotRows:
+        counted = {name: getattr(self, name) for name in ("counts", "sketch", "lookups")}
+        super()._apply(fn, recurse)
+        for name, counts in counted.items():  # are counted in their own type, whatever the rows are in
+            if getattr(self, name).dtype != counts.dtype:
+                setattr(self, name, counts.to(self.weight.device))
+        return self
+
     def extra_repr(self) -> str:
         """The size."""
         return f"{self.capacity} rows, {self.weight.numel() * self.weight.element_size() / 1e6:.2f} MB"
@@ -218,12 +233,14 @@ class HotRows(nn.Module):
         counted = (ids >= 0).float()
         missed = counted * (slots == self.capacity)
         self.counts.index_add_(0, slots, counted)
-        for row, cells in zip(self.sketch, self._cells(ids), strict=True):
-            row.index_add_(0, cells, missed)
+        self._add_uses(ids, missed)
         self.lookups += torch.stack([(counted - missed).sum(), counted.sum()])
-        self.steps += 1
-        self._steps += 1
         self._candidates = ids
+
+    def _add_uses(self, ids: Tensor, uses: Tensor) -> None:
+        """Add to the uses of rows that are not in the cache."""
+        for row, cells in zip(self.sketch, self._cells(ids), strict=True):
+            row.index_add_(0, cells, uses)
 
     def _cells(self, ids: Tensor) -> list[Tensor]:
         shift, mask = 64 - self.sketch.shape[1].bit_length(), self.sketch.shape[1] - 1
@@ -241,6 +258,14 @@ class HotRows(nn.Module):
         best = rank.topk(min(self.capacity, len(rank))).indices
         return ids[best], counts[best]
 
+    def _agreed(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first process ranked, whose last step had ids of its own."""
+        all_ids, all_counts = torch.full_like(self.ids, _NOBODY), torch.zeros_like(self.counts[1:])
+        all_ids[: len(ids)], all_counts[: len(ids)] = ids, counts
+        _broadcast([all_ids, all_counts])
+        used = all_ids != _NOBODY
+        return all_ids[used], all_counts[used]
+
     def _replace(
         self, tables: Sequence[TTTable], ids: Tensor, counts: Tensor, optimizer: torch.optim.Optimizer | None
     ) -> Refresh:
@@ -248,12 +273,16 @@ class HotRows(nn.Module):
         stay = torch.zeros(self.capacity + 1, dtype=torch.bool, device=ids.device)
         stay[found] = True
         leaving = (self.ids != _NOBODY) & ~stay[self.slots]
-        residual = self._fold_back(tables, self.ids[leaving], self.slots[leaving])
-        entering = ids[found == self.capacity]
+        left, entering, uses = self.ids[leaving], ids[found == self.capacity], counts[found == self.capacity]
+        # A row takes its uses along: what remains in the sketch are those of the others.
+        self._add_uses(entering, -uses)
+        self.sketch.clamp_min_(0)
+        residual = self._fold_back(tables, left, self.slots[leaving])
+        self._add_uses(left, self.counts[self.slots[leaving]])
         stay[self.capacity] = True
         slots = (~stay).nonzero().flatten()[: len(entering)]  # as many are free, or more
         self.weight[slots] = self._rows_of(tables, entering)
-        self.counts[slots] = counts[found == self.capacity]
+        self.counts[slots] = uses
         if optimizer is not None:
             _forget(optimizer, self.weight, slots)
         found = found.masked_scatter(found == self.capacity, slots)
@@ -262,7 +291,7 @@ class HotRows(nn.Module):
         rest = torch.ones_like(stay[:-1])
         rest[found] = False
         self.slots.copy_(torch.cat([found[order], rest.nonzero().flatten()]))
-        return Refresh(len(entering), int(leaving.sum()), residual)
+        return Refresh(len(entering), len(left), residual)
 
     def _fold_back(self, tables: Sequence[TTTable], ids: Tensor, slots: Tensor) -> float:
         """Bring trained rows back into the cores; how much of what they learned is lost."""
@@ -293,6 +322,11 @@ class HotRows(nn.Module):
                 parts.append((table, inside, ids[inside] - first))
             first += table.num_embeddings
         return parts
+
+
+def _counts(flags: Tensor, offsets: Tensor) -> Tensor:
+    """How many ids of each bag have the flag."""  # (num_bags, 1)
+    return F.pad(flags.cumsum(0), (1, 0))[offsets].diff().unsqueeze(1)
 
 
 def _forget(optimizer: torch.optim.Optimizer, weight: Tensor, slots: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttgraph.ops import reference
+from ttgraph.ops.checks import embedding_dim
 from ttgraph.ops.reference import NO_ID
 
 
@@ -90,14 +90,13 @@ def tt_embedding_bags_backward(
     """
     grads, weight_grads = [], []
     for table in _tables(cores, depths, ids, offsets, per_sample_weights, padding_idx):
-        num_bags = len(table.offsets) - 1
-        won = winners[table.flat] if mode == "max" else winners
+        size = (len(table.offsets) - 1, embedding_dim(table.cores))
         of_table = one_table_backward(
-            grad[table.flat].view(num_bags, -1),
+            grad[table.flat].view(size),
             table.cores,
             table.ids,
             table.offsets,
-            won.view(num_bags, -1) if mode == "max" else won,
+            winners[table.flat].view(size) if mode == "max" else winners,
             mode,
             table.weights,
             table.padding_idx,
@@ -117,11 +116,12 @@ def _tables(
 ) -> Iterator[_Table]:
     num_bags = (len(offsets) - 1) // len(depths)
     first = begin = 0
+    ids = ids.long()  # an int32 cannot be compared with ids that stand for none
     for table, (depth, padding) in enumerate(zip(depths, padding_idx, strict=True)):
         own = list(cores[first : first + depth])
         bounds = offsets[table * num_bags : (table + 1) * num_bags + 1]
         part = slice(int(bounds[0]), int(bounds[-1]))
-        end = begin + num_bags * math.prod([core.shape[2] for core in own])
+        end = begin + num_bags * embedding_dim(own)
         yield _Table(
             own,
             ids[part],

@@ -73,7 +73,7 @@ def tt_embedding_bags(
             raise TypeError(f"{_OP} needs tables of one dtype on one device; table {table} differs from the first")
     check_integers(_OP, "ids", ids, first)
     check_integers(_OP, "offsets", offsets, first)
-    if ids.dim() != 1 or offsets.dim() != 1 or offsets.shape[0] % len(tables) != 1 % len(tables):
+    if ids.dim() != 1 or offsets.dim() != 1 or not len(offsets) or (len(offsets) - 1) % len(tables):
         raise ValueError(
             f"{_OP} needs ids of one dimension, and as many offsets for each of {len(tables)} tables and one more; "
             f"got shapes {tuple(ids.shape)} and {tuple(offsets.shape)}"
@@ -92,10 +92,9 @@ def tt_embedding_bags(
         [LEFT_OUT] * len(tables),
     )
     widths = [embedding_dim(cores) for cores in parts]
-    return [
-        flat.view(num_bags, width)
-        for flat, width in zip(bags.split([num_bags * width for width in widths]), widths, strict=True)
-    ]
+    # As of several tensors: of parts that autograd knows to be of one, none could be changed in place.
+    flats = torch.unsafe_split_with_sizes(bags, [num_bags * width for width in widths])
+    return [flat.view(num_bags, width) for flat, width in zip(flats, widths, strict=True)]
 
 
 def check_pooling(op: str, ids: Tensor, mode: str, weights: Tensor | None, cores: Sequence[Tensor]) -> None:

@@ -37,11 +37,6 @@ class NodeBatch:
     labels: Tensor  # (targets,)
     x: Tensor | None = None  # (nodes, channels)
 
-    @property
-    def num_nodes(self) -> int:
-        """Rows of the batch."""
-        return self.adj.num_rows
-
     def to(self, device: torch.device) -> NodeBatch:
         """The same on another device."""
         node_ids, x = (part if part is None else part.to(device) for part in (self.node_ids, self.x))
@@ -79,9 +74,11 @@ class FullBatch:
         adj: The graph's matrix from :func:`~ttgraph.models.adjacency`.
     """
 
+    unit = "node"
+
     def __init__(self, supervision: Supervision, adj: Adjacency) -> None:
         self._supervision, self._adj = supervision, adj
-        self.nodes_per_epoch = adj.num_rows
+        self.units_per_epoch = adj.num_rows
 
     def __len__(self) -> int:
         return 1
@@ -108,6 +105,8 @@ class PartitionBatches:
     Source: Chiang et al., "Cluster-GCN" (KDD 2019).
     """
 
+    unit = "node"
+
     def __init__(
         self,
         supervision: Supervision,
@@ -123,7 +122,7 @@ class PartitionBatches:
         self._num_parts = -(-csr.num_nodes // math.prod(row_factors[1:]))
         self._parts_per_batch = -(-self._num_parts // num_batches)
         self._seed, self._device = seed, device
-        self.nodes_per_epoch = csr.num_nodes
+        self.units_per_epoch = csr.num_nodes
 
     def __len__(self) -> int:
         return -(-self._num_parts // self._parts_per_batch)
@@ -159,6 +158,8 @@ class NeighborBatches:
     Source: Hamilton, Ying, Leskovec, "Inductive Representation Learning on Large Graphs" (NeurIPS 2017).
     """
 
+    unit = "node"
+
     def __init__(
         self,
         supervision: Supervision,
@@ -173,10 +174,10 @@ class NeighborBatches:
     ) -> None:
         self._supervision, self._data, self._csr, self._model, self._device = supervision, data, csr, model, device
         self._fanout, self._batch_size, self._seed = list(fanout), batch_size, seed
-        self.nodes_per_epoch = int(supervision.epoch(0)[0].sum())
+        self.units_per_epoch = int(supervision.epoch(0)[0].sum())
 
     def __len__(self) -> int:
-        return -(-self.nodes_per_epoch // self._batch_size)
+        return -(-self.units_per_epoch // self._batch_size)
 
     def epoch(self, number: int) -> Iterator[NodeBatch]:
         """The batches of epoch ``number``."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ttgraph.files import replacing
@@ -28,7 +28,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     """
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(save(contents, {"ttgraph": json.dumps(metadata)}))
+        try:  # straight to the file: large tables are not copied
+            save_file(contents, temporary, {"ttgraph": json.dumps(metadata)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -119,22 +119,14 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         counts = ("layers", "hidden", "heads", "dim", "rank", "epochs", "patience", "eval_every", "batch_size")
-        for name in (*counts, "num_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, 1, *counts, "num_batches", "threads", "max_params")
+        check_at_least(self, 2, "depth")
+        check_at_least(self, 0, "weight_decay")
         for name in ("dropout", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
-        if self.max_params is not None and self.max_params < 1:
-            raise ValueError(f"max_params must be at least 1, got {self.max_params}")
-        if self.depth < 2:
-            raise ValueError(f"depth must be at least 2, got {self.depth}")
         if any(count < 1 and count != -1 for count in self.fanout) or not self.fanout:
             raise ValueError(f"fanout must be counts, or -1 for every neighbour, got {self.fanout}")
 
@@ -196,17 +188,35 @@ class TrainConfig(NodeConfig):
         super().__post_init__()
         if self.embedding == "none" and not self.label_inputs:
             raise ValueError("a network without an embedding has nothing to learn from; set label_inputs")
-        if not self.lr_cores >= 0:
-            raise ValueError(f"lr_cores must be at least 0, got {self.lr_cores}")
-        if not self.weight_decay_cores >= 0:
-            raise ValueError(f"weight_decay_cores must be at least 0, got {self.weight_decay_cores}")
+        check_at_least(self, 0, "lr_cores", "weight_decay_cores")
         if self.init_std is not None and not self.init_std > 0:
             raise ValueError(f"init_std must be above 0, got {self.init_std}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
+        check_seed(self.seed)
 
 
-def plain(config: NodeConfig) -> dict[str, Any]:
+def check_at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse fields below a number; one that is None is as good as left out.
+
+    Raises:
+        ValueError: If there is one; the message names it.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what no generator takes as a seed.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def plain(config: Any) -> dict[str, Any]:
     """A configuration as JSON holds it."""
     return json.loads(json.dumps(asdict(config), default=str))
 

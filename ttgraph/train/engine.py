@@ -42,10 +42,11 @@ BatchT = TypeVar("BatchT")
 class Batches(Sized, Protocol):
     """Batches of an epoch; the same ones whenever the same epoch is asked for."""
 
-    nodes_per_epoch: int
+    unit: str  # what an epoch counts, such as "node"
+    units_per_epoch: int
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """The batches of epoch ``number``, in order."""
+        """The batches of epoch ``number``, in order; or of that part, where the schedule cuts epochs into parts."""
         ...
 
 
@@ -60,6 +61,8 @@ class Schedule:
         warmup: Share of the epochs in which the learning rates rise from zero.
         seed: Seed of dropout and of the batches.
         checkpoint_seconds: Least seconds between checkpoints.
+        parts: Into how many parts an epoch is cut. Whatever is said of epochs here, and by a :class:`Progress`, is then
+            said of parts, except for ``epochs`` and for the ``epoch`` of the history, which is a fraction.
     """
 
     epochs: int
@@ -68,6 +71,12 @@ class Schedule:
     warmup: float = 0.0
     seed: int = 0
     checkpoint_seconds: float = 15.0
+    parts: int = 1
+
+    @property
+    def rounds(self) -> int:
+        """Most epochs, or parts of them."""
+        return self.epochs * self.parts
 
     def rate(self, progress: float) -> float:
         """Factor of the learning rates when the share ``progress`` of the training is done."""
@@ -125,7 +134,7 @@ def fit(
     Raises:
         CheckpointError: If a checkpoint cannot be written or does not fit.
         DivergedError: If the loss is not finite.
-        Interrupted: After Ctrl-C or a termination signal, once the epoch is done and saved.
+        Interrupted: After Ctrl-C or a termination signal, once the epoch, or its part, is done and saved.
     """
     progress = Progress()
     best: dict[str, Tensor] = {}
@@ -137,35 +146,35 @@ def fit(
             temporary.write_text("".join(json.dumps(row) + "\n" for row in progress.history))
     saved = time.monotonic()
     bar = tqdm(
-        total=schedule.epochs * batches.nodes_per_epoch,
-        initial=progress.epoch * batches.nodes_per_epoch,
-        unit="node",
+        total=schedule.rounds * batches.units_per_epoch,
+        initial=progress.epoch * batches.units_per_epoch,
+        unit=batches.unit,
         unit_scale=True,
         disable=None,
         leave=False,
     )
     with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
-        while progress.epoch < schedule.epochs and progress.stale < schedule.patience:
+        while progress.epoch < schedule.rounds and progress.stale < schedule.patience:
             row = _train_epoch(model, optimizer, peaks, batches, loss_of, schedule, progress.epoch, bar)
             progress.epoch += 1
-            if progress.epoch % schedule.eval_every == 0 or progress.epoch == schedule.epochs:
+            if progress.epoch % schedule.eval_every == 0 or progress.epoch == schedule.rounds:
                 row["val"] = validate()
                 progress.stale += 1
                 if row["val"] > progress.best_score:
                     progress.best_score, progress.best_epoch, progress.stale = row["val"], progress.epoch, 0
                     best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-                bar.set_postfix(epoch=progress.epoch, loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
+                bar.set_postfix(epoch=row["epoch"], loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
             progress.history.append(row)
             if folder is None:
                 if stop.is_set():
-                    raise Interrupted(f"stopped after epoch {progress.epoch}")
+                    raise Interrupted(f"stopped after epoch {row['epoch']:g}")
                 continue
             append(folder / METRICS, json.dumps(row) + "\n")
             if stop.is_set() or time.monotonic() - saved >= schedule.checkpoint_seconds:
                 _save(folder, model, optimizer, progress, best, metadata)
                 saved = time.monotonic()
             if stop.is_set():
-                raise Interrupted(f"stopped after epoch {progress.epoch}; the checkpoint is in {folder}")
+                raise Interrupted(f"stopped after epoch {row['epoch']:g}; the checkpoint is in {folder}")
     if folder is not None:
         _save(folder, model, optimizer, progress, best, metadata)
     model.load_state_dict(best)
@@ -186,7 +195,7 @@ def _train_epoch(
     model.train()
     begin, losses = time.perf_counter(), []
     for number, batch in enumerate(batches.epoch(epoch)):
-        rate = schedule.rate((epoch + (number + 1) / (len(batches) + 1)) / schedule.epochs)
+        rate = schedule.rate((epoch + (number + 1) / (len(batches) + 1)) / schedule.rounds)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         loss = loss_of(batch)
@@ -194,16 +203,19 @@ def _train_epoch(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        bar.update(batch.num_nodes)
+        bar.update(batches.units_per_epoch / len(batches))
     seconds = time.perf_counter() - begin
+    shown = epoch + 1 if schedule.parts == 1 else (epoch + 1) / schedule.parts
     mean_loss = float(torch.stack(losses).mean())
     if not math.isfinite(mean_loss):
-        raise DivergedError(f"the loss became {mean_loss} in epoch {epoch + 1}; take a smaller --lr or --lr-cores")
+        cure = "take a smaller --lr, or rate of the embedding"
+        raise DivergedError(f"the loss became {mean_loss} in epoch {shown:g}; {cure}")
     return {
-        "epoch": epoch + 1,
+        "epoch": shown,
         "loss": mean_loss,
         "seconds": seconds,
-        "nodes_per_second": batches.nodes_per_epoch / seconds,
+        "steps": len(losses),
+        f"{batches.unit}s_per_second": batches.units_per_epoch / seconds,
     }
 
 
@@ -223,7 +235,7 @@ def _load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> t
     tensors, metadata = read_tensors(folder / CHECKPOINT)
     unpack(tensors, model, optimizer)
     progress = Progress(**metadata["progress"])
-    logger.info("resuming after epoch %d", progress.epoch)
+    logger.info("resuming after epoch %g", progress.history[-1]["epoch"])
     return progress, {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
 
 

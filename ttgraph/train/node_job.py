@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +21,8 @@ from ttgraph.shape import TTShape
 from ttgraph.train.batches import NodeBatch, make_batches
 from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
-from ttgraph.train.engine import Schedule, fit
+from ttgraph.train.engine import CHECKPOINT, Schedule, fit
+from ttgraph.train.machine import peak_memory_mb, usable_device
 from ttgraph.train.metric import check_metric, score, score_by_degree
 from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
 from ttgraph.train.shape_search import choose_row_factors
@@ -63,10 +62,10 @@ def train(
     begin = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = _device(config.device)
+    device = usable_device(config.device)
     data = load_dataset(config.data, split=config.split) if data is None else data
     check_metric(data)
-    earlier = None if config.out is None else prepare_folder(config)
+    earlier = None if config.out is None else prepare_folder(config.out, resume=config.resume and not _choosing(config))
     if config.row_factors == "auto":
         if order is not None or embedding is not None:
             raise ValueError("row_factors=auto makes orders of its own; leave order and embedding out, or pass factors")
@@ -141,6 +140,12 @@ def make_order(config: TrainConfig, data: Data, shape: TTShape) -> NodeOrder:
     return method(data.edge_index, data.num_nodes, shape.row_factors, seed=config.seed, **labels)
 
 
+def _choosing(config: TrainConfig) -> bool:
+    """Whether the run was stopped while it chose its row factors: it has no checkpoint yet, and begins there."""
+    assert config.out is not None
+    return config.row_factors == "auto" and config.out.is_dir() and not (config.out / CHECKPOINT).exists()
+
+
 def _with_row_factors(config: TrainConfig, data: Data) -> TrainConfig:
     """The configuration with row factors that are chosen on validation."""
     if config.embedding != "tt":
@@ -161,21 +166,6 @@ def _model(config: TrainConfig, embedding: nn.Module | None, num_columns: int, n
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return NodeClassifier(embedding, make_gnn(config.model, width, num_classes, **options))
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process has held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimizer:

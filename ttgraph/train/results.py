@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttgraph.files import make_folder, replacing
 from ttgraph.models import NodeClassifier
 from ttgraph.order import NodeOrder
 from ttgraph.train.checkpoint import CheckpointError, read_tensors, write_tensors
-from ttgraph.train.config import TrainConfig, plain
+from ttgraph.train.config import plain
 from ttgraph.train.engine import CHECKPOINT, Progress
 
 # A resumed run may differ from the one that it continues in these alone.
@@ -40,23 +40,20 @@ class Result:
     progress: Progress
 
 
-def prepare_folder(config: TrainConfig) -> dict[str, Any] | None:
+def prepare_folder(folder: Path, resume: bool) -> dict[str, Any] | None:
     """Make the results folder, overwriting no other run; gives the settings of the run to go on with, if any."""
-    assert config.out is not None
-    # A run that was stopped while it chose its row factors has no checkpoint yet, and begins where the choice was.
-    choosing = config.row_factors == "auto" and config.out.is_dir() and not (config.out / CHECKPOINT).exists()
-    if config.resume and not choosing:
-        return read_tensors(config.out / CHECKPOINT)[1]["config"]
+    if resume:
+        return read_tensors(folder / CHECKPOINT)[1]["config"]
     for name in (CHECKPOINT, "summary.json"):
-        if (config.out / name).exists():
+        if (folder / name).exists():
             raise CheckpointError(
-                f"{config.out} holds the results of an earlier run; pass --resume to go on with it, or another --out"
+                f"{folder} holds the results of an earlier run; pass --resume to go on with it, or another --out"
             )
-    make_folder(config.out)
+    make_folder(folder)
     return None
 
 
-def check_settings(before: dict[str, Any], config: TrainConfig) -> None:
+def check_settings(before: dict[str, Any], config: Any) -> None:
     """Keep a run from wrongly continuing another."""
     now = plain(config)
     changed = [k for k in now if k not in _FREE_FIELDS and before.get(k) != now[k]]
@@ -66,14 +63,22 @@ def check_settings(before: dict[str, Any], config: TrainConfig) -> None:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write everything about a run, the summary last."""
+    """Write everything about a run on a graph, the summary last."""
+    result.order.save(folder / "order.npz")
+    predictions = result.scores.argmax(dim=1).numpy()
+    write_run(folder, result.summary, result.model, result.progress, predictions, result.summary["config"]["model"])
+
+
+def write_run(
+    folder: Path, summary: dict[str, Any], model: nn.Module, progress: Progress, predictions: np.ndarray, name: str
+) -> None:
+    """Write what every run has: the model, by its name in the title of the curves, its predictions and the summary."""
     from ttgraph.plot import plot_curves
 
-    config = result.summary["config"]
-    write_tensors(folder / "model.safetensors", result.model.state_dict(), {"config": config})
-    result.order.save(folder / "order.npz")
+    config = summary["config"]
+    write_tensors(folder / "model.safetensors", model.state_dict(), {"config": config})
     with replacing(folder / "predictions.npy") as temporary:
-        np.save(temporary, result.scores.argmax(dim=1).numpy())
-    plot_curves(result.progress.history, folder / "curves.png", title=f"{config['data']}: {config['model']}")
+        np.save(temporary, predictions)
+    plot_curves(progress.history, folder / "curves.png", title=f"{config['data']}: {name}")
     with replacing(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(result.summary, indent=2) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")

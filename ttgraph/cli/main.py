@@ -1,0 +1,101 @@
+"""From the words after ``ttgraph`` to a configuration, from that to a command, and from errors to exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Union
+
+import tyro
+
+from ttgraph.cli import graph, rec
+from ttgraph.cli.config_file import take_config_file, underscored, with_settings
+from ttgraph.train import Interrupted, TrainConfig
+
+# Names of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+Commands = Mapping[str, tuple[type[Any], Callable[[Any], None]]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words after ``ttgraph``; those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 on bad input, 130 when interrupted.
+    """
+    _keep_freed_memory()
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ttgraph").setLevel(logging.INFO)  # of other libraries, warnings are enough
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        config, run = _parse(words)
+        run(config)
+    except Interrupted as stop:
+        print(f"ttgraph: {stop}; run the same command with --resume to go on", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("ttgraph: stopped; the last checkpoint, if any, is whole: --resume goes on from it", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"ttgraph: error: {error or type(error).__name__}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # what torch raises where memory runs out, on the CPU and on a GPU
+        if "memory" not in str(error):
+            raise
+        print(f"ttgraph: error: out of memory: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the large buffers of each step: returned to the system, their page faults cost half an epoch."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
+    """The configuration that the words ask for, on top of that of ``--config FILE``, and what to run with it."""
+    words, settings = take_config_file(words)
+    config = _parse_flags(words, settings, partial(TrainConfig.recommended, 1))
+    if not isinstance(config, TrainConfig):
+        commands = (*graph.COMMANDS.values(), *rec.COMMANDS.values())
+        return config, next(run for kind, run in commands if type(config) is kind)
+    # What is best depends on the graph, which only the flags name: so they are read again, on top of that.
+    from ttgraph.data import find_recipe, load_dataset
+
+    data, recipe = load_dataset(config.data, split=config.split), find_recipe(config.data)
+    settings = (underscored(recipe.train) if recipe is not None else {}) | settings
+    config = _parse_flags(words, settings, partial(TrainConfig.recommended, data.num_nodes))
+    return config, partial(graph.run_train, data=data)
+
+
+def _parse_flags(words: list[str], settings: dict[str, Any], train_defaults: Callable[..., TrainConfig]) -> Any:
+    def one_of(commands: Commands, words: list[str], *others: Any) -> Any:
+        """The type whose values are the configurations of some commands, each a subcommand."""
+        options: list[Any] = []
+        for name, (kind, run) in commands.items():
+            make = train_defaults if kind is TrainConfig else kind
+            default = with_settings(kind, settings, make) if words[:1] == [name] else make()
+            description = f"{run.__doc__} Any of these can also stand in a TOML or YAML file: --config FILE."
+            options.append(Annotated[kind, tyro.conf.subcommand(name, default=default, description=description)])
+        return Union[tuple(options + list(others))]  # noqa: UP007
+
+    in_rec: Any = one_of(rec.COMMANDS, words[1:] if words[:1] == ["rec"] else [])
+    in_rec = Annotated[in_rec, tyro.conf.subcommand("rec", description=rec.__doc__)]
+    return tyro.cli(
+        one_of(graph.COMMANDS, words, in_rec),
+        prog="ttgraph",
+        description="Tensor-train embeddings: of the nodes of graphs, and of recommendation models.",
+        args=words,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )

@@ -1,0 +1,76 @@
+"""The network of a training run, and the optimizer that suits its tables."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ttgraph.data import ClickLog
+from ttgraph.models import DLRM
+from ttgraph.nn import TTEmbeddingBag
+from ttgraph.rec.config import RecConfig
+
+# A dense gradient of so few rows costs less than a sparse one; for Adagrad and SGD they are the same.
+_FEW_TABLE_ROWS = 1_000
+# The cache has a row for most ids of a step, so that sparse gradients pay later there.
+_FEW_CACHE_ROWS = 50_000
+# More rows of dense tables than that Adam, whose every step changes all of them, is not worth waiting for.
+_MOST_ADAM_ROWS = 1_000_000
+
+
+def build_model(config: RecConfig, log: ClickLog) -> DLRM:
+    """The DLRM that a configuration asks for, on the tables of a log.
+
+    Args:
+        config: Which tables, and how wide the perceptrons.
+        log: The click log.
+
+    Raises:
+        ValueError: If the budget is too small, or Adam is to train large dense tables.
+    """
+    ranks = config.ranks(log.table_sizes)
+    dense_rows = sum(size for size, rank in zip(log.table_sizes, ranks, strict=True) if rank is None)
+    if config.optimizer == "adam" and dense_rows > _MOST_ADAM_ROWS:
+        raise ValueError(
+            f"adam changes every row in every step, and the dense tables have {dense_rows:,} rows, more than "
+            f"{_MOST_ADAM_ROWS:,}; take optimizer adagrad, or tables tt"
+        )
+    sparse = config.optimizer != "adam"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return DLRM(
+            log.num_dense,
+            # Names of a log may be anything, those of modules may not.
+            {
+                str(place): _table(size, config.dim, rank, sparse)
+                for place, (size, rank) in enumerate(zip(log.table_sizes, ranks, strict=True))
+            },
+            bottom=config.bottom,
+            top=config.top,
+            cache_rows=config.cache_rows,
+            cache_warmup=config.cache_warmup,
+            cache_every=config.cache_every,
+            cache_sparse=sparse and config.cache_rows > _FEW_CACHE_ROWS,
+        )
+
+
+def make_optimizer(config: RecConfig, model: DLRM) -> torch.optim.Optimizer:
+    """One optimizer, with a learning rate for the network and one for the tables.
+
+    Args:
+        config: Which optimizer, and the learning rates.
+        model: What it trains.
+    """
+    kinds = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    network = [*model.bottom.parameters(), *model.top.parameters()]
+    return kinds[config.optimizer](
+        [{"params": network, "lr": config.lr}, {"params": list(model.table_parameters()), "lr": config.lr_tables}]
+    )
+
+
+def _table(size: int, dim: int, rank: int | None, sparse: bool) -> TTEmbeddingBag | nn.EmbeddingBag:
+    """A table as a run starts with it: of about the same distribution, dense or not."""
+    if rank is not None:
+        return TTEmbeddingBag(size, dim, rank, mode="sum")
+    start: Tensor = torch.empty(size, dim).uniform_(-(size**-0.5), size**-0.5)
+    return nn.EmbeddingBag.from_pretrained(start, freeze=False, mode="sum", sparse=sparse and size > _FEW_TABLE_ROWS)
