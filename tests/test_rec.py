@@ -24,7 +24,7 @@ from ttgraph.rec.batches import ClickBatches
 from ttgraph.train import CheckpointError, DivergedError, Interrupted, engine
 
 SIZES = (3000, 800, 40, 3)
-SMALL = RecConfig(batch_size=128, rank=8, bottom=(16,), top=(32,), evals_per_epoch=4, lr_tables=0.05)
+SMALL = RecConfig(tables="tt", batch_size=128, rank=8, bottom=(16,), top=(32,), evals_per_epoch=4, lr_tables=0.05)
 CACHED = replace(SMALL, cache_rows=50, cache_warmup=10, cache_every=10)
 COMPARED = CompareRecConfig(batch_size=128, rank=(4,), bottom=(16,), top=(16,), evals_per_epoch=2, cache_warmup=5)
 
@@ -288,8 +288,11 @@ def test_a_loss_that_is_not_a_number_is_told(log):
         ("train --rank 0", "rank must be at least 1, got 0"),
         ("train --tables foo", "invalid choice 'foo'"),
         ("train --bottom 3,x", "Error parsing --bottom"),
-        ("train --budget-mb 1e-4", "budget_mb=0.0001 is too small: even rank 1 needs 0.000904 MB of all tables; raise"),
-        ("train --dim 13", "embedding_dim=13 is prime"),
+        (
+            "train --tables tt --budget-mb 1e-4",
+            "budget_mb=0.0001 is too small: even rank 1 needs 0.000904 MB of all tables; raise",
+        ),
+        ("train --tables tt --dim 13", "embedding_dim=13 is prime"),
         ("train --device tpu9", "device 'tpu9' is not usable here"),
         ("train --resume", "there is no checkpoint"),
         ("train --eval-rows 1", "AUC is not defined over the 1 validation rows"),

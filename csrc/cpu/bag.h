@@ -51,7 +51,8 @@ struct BagCall {
   // Multiply-adds of a table's rows.
   int64_t row_work(int64_t table) const {
     const TTShape& shape = shapes[table];
-    return (bag_begins(table)[num_bags] - bag_begins(table)[0]) * shape.embedding_dim * shape.ranks[shape.last()];
+    return (bag_begins(table)[num_bags] - bag_begins(table)[0]) * shape.embedding_dim *
+           shape.ranks[shape.last()];
   }
   const Tensor& like() const { return cores[0][0]; }
   const int64_t* bag_begins(int64_t table) const {
@@ -100,7 +101,7 @@ class Bags {
         begins_(call.bag_begins(table)),
         ids_(static_cast<const int64_t*>(call.ids.const_data_ptr()) + first_id),
         padding_(call.padding[table]),
-        op_(call.op),
+        op_(call.num_tables() > 1 ? message(call.op, ", table ", table) : call.op),
         shape_(call.shapes[table]),
         weights_(weights ? weights + first_id : nullptr),
         bag_(new int64_t[num_ids]) {
@@ -123,7 +124,8 @@ class Bags {
     std::vector<int64_t> firsts(shares + 1, num_bags);
     for (int64_t share = 0; share < shares; ++share)
       firsts[share] =
-          std::lower_bound(begins_, begins_ + num_bags, first_id + share_begin(num_ids, shares, share)) - begins_;
+          std::lower_bound(begins_, begins_ + num_bags, first_id + share_begin(num_ids, shares, share)) -
+          begins_;
     return firsts;
   }
 
@@ -131,11 +133,13 @@ class Bags {
   SortedIds sort(const std::vector<int64_t>& firsts, int64_t num_embeddings) const {
     const int64_t shares = static_cast<int64_t>(firsts.size()) - 1;
     return sort_by_prefix(
-        op_, shape_, ids_, num_ids, num_embeddings, false, shares + pads(), [&](int64_t row) {
+        op_.c_str(), shape_, ids_, num_ids, num_embeddings, false, shares + pads(),
+        [&](int64_t row) {
           if (pads() && ids_[row] == padding_) return shares;
           const auto after = std::upper_bound(firsts.begin() + 1, firsts.end() - 1, bag_[row]);
           return static_cast<int64_t>(after - firsts.begin()) - 1;
-        }, padding_);
+        },
+        padding_);
   }
 
   int64_t bag(int64_t row) const { return bag_[row]; }
@@ -159,39 +163,41 @@ class Bags {
   const int64_t* const begins_;  // (num_bags + 1,) among the ids of all tables
   const int64_t* const ids_;     // (num_ids,)
   const int64_t padding_;
-  const char* const op_;
+  const std::string op_;
   const TTShape& shape_;
   const T* const weights_;          // (num_ids,)
   std::vector<T> means_;            // 1 / number of ids of every bag
   std::unique_ptr<int64_t[]> bag_;  // (num_ids,)
 };
 
-// Calls body(table) for every table, in multiply-adds of `work`: of few tables one after the other, on all threads;
-// of many several at once, each on one thread, those with the most work first.
+// Calls body(table) for every table, in multiply-adds of `work`: of few tables, and of those that have more
+// than a thread's part of all the work, one after the other, on all threads; of many others several at once,
+// each on one thread, those with the most work first.
 template <class Body>
 void each_table(const std::vector<int64_t>& work, const Body& body) {
   const int64_t tables = static_cast<int64_t>(work.size());
   const int64_t total = std::accumulate(work.begin(), work.end(), int64_t{0});
-  const int64_t threads = std::min(tables / 2, count_shares(total, 1 << 16));
-  if (threads < 2) {
-    for (int64_t table = 0; table < tables; ++table) body(table);
-    return;
-  }
+  const int64_t threads = count_shares(total, 1 << 16);
   std::vector<int64_t> order(tables);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return work[a] > work[b]; });
-  std::vector<std::exception_ptr> errors(tables);
-  std::atomic<int64_t> next = 0;
-  each_share(threads, [&](int64_t) {
-    const Alone alone;
-    for (int64_t i = next++; i < tables; i = next++) {
-      try {
-        body(order[i]);
-      } catch (...) {
-        errors[order[i]] = std::current_exception();
-      }
+  std::vector<std::exception_ptr> errors(
+      tables);  // of the first table that has one, however many threads there are
+  const auto attempt = [&](int64_t table) {
+    try {
+      body(table);
+    } catch (...) {
+      errors[table] = std::current_exception();
     }
-  });
+  };
+  std::atomic<int64_t> next = 0;
+  const bool few = threads < 2 || tables < 2 * threads;
+  while (next < tables && (few || work[order[next]] > total / threads)) attempt(order[next++]);
+  if (next < tables)
+    each_share(threads, [&](int64_t) {
+      const Alone alone;
+      for (int64_t i = next++; i < tables; i = next++) attempt(order[i]);
+    });
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);
 }

@@ -116,16 +116,14 @@ std::vector<Tensor> tt_embedding_bags_backward(
     const BagNumbers<T> held(call, N::sum_type, true);
     Tensor weight_grads =
         torch::stable::new_zeros(call.like(), {per_sample_weights ? ids.numel() : 0}, N::sum_type);
-    T* const of_weights =
-        per_sample_weights ? static_cast<T*>(weight_grads.mutable_data_ptr()) : nullptr;
+    T* const of_weights = per_sample_weights ? static_cast<T*>(weight_grads.mutable_data_ptr()) : nullptr;
     std::vector<std::vector<Tensor>> grads(call.num_tables());
     each_table(work, [&](int64_t table) {
       grads[table] = table_gradients<N>(call, table, held, grad, winners, of_weights);
     });
     for (const std::vector<Tensor>& of_table : grads)
       result.insert(result.end(), of_table.begin(), of_table.end());
-    if (per_sample_weights)
-      result.push_back(torch::stable::to(weight_grads, call.like().scalar_type()));
+    if (per_sample_weights) result.push_back(torch::stable::to(weight_grads, call.like().scalar_type()));
   });
   return result;
 }

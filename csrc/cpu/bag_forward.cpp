@@ -51,8 +51,7 @@ std::tuple<Tensor, Tensor> tt_embedding_bags(
     using N = decltype(numbers);
     using T = typename N::T;
     out = torch::stable::new_zeros(call.like(), {call.begins.back()}, N::sum_type);
-    winners =
-        torch::stable::new_empty(call.like(), {call.is_max ? call.begins.back() : 0}, ScalarType::Long);
+    winners = torch::stable::new_empty(call.like(), {call.is_max ? call.begins.back() : 0}, ScalarType::Long);
     torch::stable::fill_(winners, -1);
     T* const bags = static_cast<T*>(out.mutable_data_ptr());
     int64_t* const won = static_cast<int64_t*>(winners.mutable_data_ptr());

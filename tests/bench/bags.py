@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ import ids as patterns
 from contenders import Contender, check
 from report import Row
 from run import Run, ratio_columns
-from ttgraph.nn import TTEmbeddingBag, TTEmbeddingBagCollection
 from ttgraph.ops import tt_embedding_bag
+
+if TYPE_CHECKING:
+    from ttgraph.nn import TTEmbeddingBag, TTEmbeddingBagCollection  # which need scipy
 
 _BAG = 20  # ids of a bag, as of a multi-hot column
 _BATCH = 100_000
@@ -99,6 +102,8 @@ def zipf_bags(run: Run) -> Iterator[Row]:
 
 def _layers(run: Run, rank: int) -> tuple[list[TTEmbeddingBag], Tensor, Tensor]:
     """Tables, a batch of one id for each of them, and where its bags begin."""
+    from ttgraph.nn import TTEmbeddingBag
+
     sizes = [size // 10 for size in _TABLES] if run.quick else list(_TABLES)
     generator = torch.Generator().manual_seed(0)
     tables = [TTEmbeddingBag(size, _DIM, rank, mode="sum", generator=generator, device=run.device) for size in sizes]
@@ -113,6 +118,8 @@ def _backward(bags: list[Tensor]) -> None:
 
 def one_call(run: Run) -> Iterator[Row]:
     """All tables in one op over one op for each, forward and backward."""
+    from ttgraph.nn import TTEmbeddingBagCollection
+
     for rank in run.ranks:
         tables, values, offsets = _layers(run, rank)
         collection = TTEmbeddingBagCollection({f"t{i}": table for i, table in enumerate(tables)})
@@ -132,7 +139,9 @@ def one_call(run: Run) -> Iterator[Row]:
 
 
 def cache(run: Run) -> Iterator[Row]:
-    """Forward and backward with 1 % of the rows that occur in the cache over none, under Zipf's law."""
+    """Forward and backward with a cache of 10,000 rows over none, under Zipf's law."""
+    from ttgraph.nn import TTEmbeddingBagCollection
+
     for rank in run.ranks:
         tables, values, offsets = _layers(run, rank)
         plain = TTEmbeddingBagCollection({f"t{i}": table for i, table in enumerate(tables)})

@@ -61,7 +61,7 @@ class DLRM(nn.Module):
         top: Sequence[int] = (128, 64),
         cache_rows: int = 0,
         cache_warmup: int = 100,
-        cache_every: int = 100,
+        cache_every: int = 50,
         cache_sparse: bool = False,
     ) -> None:
         super().__init__()

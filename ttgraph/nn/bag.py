@@ -76,7 +76,7 @@ class TTEmbeddingBag(TTTable):
         sparse: bool = False,
         cache_rows: int = 0,
         cache_warmup: int = 100,
-        cache_every: int = 100,
+        cache_every: int = 50,
         cache_sparse: bool = False,
         **options: Any,
     ) -> None:

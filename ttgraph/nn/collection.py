@@ -51,7 +51,7 @@ class TTEmbeddingBagCollection(nn.Module):
         *,
         cache_rows: int = 0,
         cache_warmup: int = 100,
-        cache_every: int = 100,
+        cache_every: int = 50,
         cache_sparse: bool = False,
     ) -> None:
         super().__init__()
@@ -62,7 +62,12 @@ class TTEmbeddingBagCollection(nn.Module):
             raise ValueError(f"a collection needs tables of one mode, got {', '.join(modes)}; make one for each mode")
         if any(table.cache is not None for table in tables.values()):
             raise ValueError("tables of a collection share its cache; give cache_rows to the collection instead")
-        self.tables, self.mode = nn.ModuleDict(tables), modes[0]
+        try:
+            self.tables, self.mode = nn.ModuleDict(tables), modes[0]
+        except KeyError as error:
+            raise ValueError(
+                f"torch has no modules of such a name: {error.args[0]}; call the table otherwise"
+            ) from error
         sizes = torch.tensor([table.num_embeddings for table in tables.values()])
         paddings = [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables.values()]
         device = next(iter(tables.values())).cores[0].device

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttgraph.nn.fold import fold_back
+from ttgraph.nn.frequent import FrequentIds
 from ttgraph.nn.table import TTTable
 from ttgraph.ops import tt_lookup
 from ttgraph.ops.bags import LEFT_OUT
 
 _NOBODY = 2**62  # a row id above all others
-_HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
-_CELLS_PER_ROW = 8
+_BUCKETS_PER_ROW, _LEAST_BUCKETS = 2, 8192  # of the contest, 16 bytes each
 
 
 class Refresh(NamedTuple):
@@ -39,10 +39,12 @@ class Refresh(NamedTuple):
 class HotRows(nn.Module):
     """A cache of the most used rows of one or more tensor-train tables, kept uncompressed and trained as they are.
 
-    Uses are counted where the ids are: exactly for rows in the cache, and for all others in a count-min sketch of a
-    fixed size; both age at every refresh. :meth:`refresh` then lets rows in that are used more often than rows that
-    are in. A row that enters starts as what its tensor train says, so that no lookup changes. A row that leaves takes
-    what it learned back into the cores, by least squares over all rows weighted by their use (:func:`fold_back`).
+    Uses are counted where the ids are: exactly for rows in the cache, and for all others in a contest of a fixed size
+    (:class:`~ttgraph.nn.frequent.FrequentIds`); both age at every refresh. :meth:`refresh` then lets rows in that are
+    used more often than rows that are in. A row that enters starts as what its tensor train says, so that no lookup
+    changes. A row that leaves takes what it learned back into the cores, by least squares over all rows weighted by
+    their use (:func:`~ttgraph.nn.fold.fold_back`): how much of it gets lost is reported, and is most of it where a
+    core is shared by many other rows.
 
     Args:
         tables: The tables, all of the same number of columns.
@@ -51,13 +53,17 @@ class HotRows(nn.Module):
         every: Steps of training between refreshes.
         ageing: By what counts are multiplied at a refresh.
         margin: How many times as often as a row in the cache another must be used to take its place.
-        sparse: Whether the gradient of the cached rows is sparse, for ``torch.optim.SparseAdam`` or Adagrad.
+        sparse: Whether the gradient of the cached rows is sparse, for ``torch.optim.SparseAdam`` or Adagrad; not for
+            DistributedDataParallel, which takes sparse gradients of torch's own layers alone.
+
+    Where processes train together, each has to hold all tables, as under DistributedDataParallel: what the first one
+    counted decides for all.
 
     Raises:
         ValueError: If a number is out of range, or the tables differ in their columns, dtype or device.
 
-    Source: Yin, Acun, Liu, Wu, "TT-Rec" (MLSys 2021), section 4; Cormode, Muthukrishnan, "An improved data stream
-    summary: the count-min sketch" (2005); the ageing is that of Dynamic LFU caches.
+    Source: Yin, Acun, Liu, Wu, "TT-Rec" (MLSys 2021), section 4; the ageing is that of caches by dynamic
+    frequency.
 
     Example:
         >>> from ttgraph.nn import TTEmbeddingBag
@@ -71,8 +77,7 @@ class HotRows(nn.Module):
 
     ids: Tensor  # (capacity,) the cached rows in ascending order
     slots: Tensor  # (capacity,) where each of them is
-    counts: Tensor  # (capacity + 1,) uses by slot
-    sketch: Tensor  # (hashes, cells) uses of all others
+    counts: Tensor  # (capacity + 1,) uses by slot, and at last those of all rows that are not in the cache
     steps: Tensor  # () training steps seen
     lookups: Tensor  # (2,) of ids that were in the cache, and of all
 
@@ -82,8 +87,8 @@ class HotRows(nn.Module):
         capacity: int,
         *,
         warmup: int = 100,
-        every: int = 100,
-        ageing: float = 0.9,
+        every: int = 50,
+        ageing: float = 0.98,
         margin: float = 1.5,
         sparse: bool = False,
     ) -> None:
@@ -99,15 +104,14 @@ class HotRows(nn.Module):
         self.warmup, self.every, self.ageing, self.margin, self.sparse = warmup, every, ageing, margin, sparse
         # One more row, which stays zero, is what every row reads that is not in the cache.
         self.weight = nn.Parameter(like.new_zeros(self.capacity + 1, dim))
-        cells = 1 << math.ceil(math.log2(_CELLS_PER_ROW * self.capacity))
         device = like.device
         self.register_buffer("ids", torch.full((self.capacity,), _NOBODY, device=device))
         self.register_buffer("slots", torch.arange(self.capacity, device=device))
         self.register_buffer("counts", torch.zeros(self.capacity + 1, device=device))
-        self.register_buffer("sketch", torch.zeros(len(_HASHES), cells, device=device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=device))
         self.register_buffer("lookups", torch.zeros(2, dtype=torch.double, device=device))
-        self._candidates: Tensor | None = None  # ids of the last training step
+        self.contest = FrequentIds(max(_LEAST_BUCKETS, _BUCKETS_PER_ROW * self.capacity), device)
+        self._counted = False  # anything since the last call of refresh
         self._steps = 0  # as steps, without asking the device
 
     @property
@@ -185,19 +189,18 @@ class HotRows(nn.Module):
         Returns:
             What was done; None where it was not time.
         """
-        candidates, self._candidates = self._candidates, None
-        if candidates is None:
+        counted, self._counted = self._counted, False
+        if not counted:
             return None
         # Counted here, once a step however often the rows are looked up, and out of sight of torch.compile.
         self.steps += 1
         self._steps += 1
         if self._steps < self.warmup or (self._steps - self.warmup) % self.every:
             return None
-        _broadcast([self.counts, self.sketch])
-        ids, counts = self._agreed(*self._ranked(candidates))
-        done = self._replace(tables, ids, counts, optimizer)
+        _broadcast([self.counts, self.contest.ids, self.contest.leads])  # so that all choose the same rows
+        done = self._replace(tables, *self._ranked(), optimizer)
         self.counts *= self.ageing
-        self.sketch *= self.ageing
+        self.contest.age(self.ageing)
         _broadcast([self.weight, *(core for table in tables for core in table.cores)])
         return done
 
@@ -216,7 +219,7 @@ class HotRows(nn.Module):
         self._steps = int(self.steps)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HotRows:
-        counted = {name: getattr(self, name) for name in ("counts", "sketch", "lookups")}
+        counted = {name: getattr(self, name) for name in ("counts", "lookups")}
         super()._apply(fn, recurse)
         for name, counts in counted.items():  # are counted in their own type, whatever the rows are in
             if getattr(self, name).dtype != counts.dtype:
@@ -230,41 +233,19 @@ class HotRows(nn.Module):
     @torch.no_grad()
     def _observe(self, ids: Tensor, slots: Tensor) -> None:
         """Count the ids of a training step, without a word from the device."""
-        counted = (ids >= 0).float()
-        missed = counted * (slots == self.capacity)
-        self.counts.index_add_(0, slots, counted)
-        self._add_uses(ids, missed)
-        self.lookups += torch.stack([(counted - missed).sum(), counted.sum()])
-        self._candidates = ids
+        counted, missed = ids >= 0, slots == self.capacity
+        self.counts.index_add_(0, slots, counted.float())
+        self.contest.add(ids, counted & missed)
+        self.lookups += torch.stack([(counted & ~missed).sum(), counted.sum()])
+        self._counted = True
 
-    def _add_uses(self, ids: Tensor, uses: Tensor) -> None:
-        """Add to the uses of rows that are not in the cache."""
-        for row, cells in zip(self.sketch, self._cells(ids), strict=True):
-            row.index_add_(0, cells, uses)
-
-    def _cells(self, ids: Tensor) -> list[Tensor]:
-        shift, mask = 64 - self.sketch.shape[1].bit_length(), self.sketch.shape[1] - 1
-        return [(ids * (number - (1 << 64 if number >> 63 else 0)) >> shift) & mask for number in _HASHES]
-
-    def _ranked(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def _ranked(self) -> tuple[Tensor, Tensor]:
         """The rows that should be in the cache, at most its capacity, and how often each is used."""
-        fresh = candidates[(candidates >= 0) & (self.find(candidates) == self.capacity)].unique()
-        estimates = torch.stack([row[cells] for row, cells in zip(self.sketch, self._cells(fresh), strict=True)])
+        fresh, leads = self.contest.leaders()
         inside = self.ids != _NOBODY
-        ids = torch.cat([self.ids[inside], fresh])
-        counts = torch.cat([self.counts[self.slots[inside]], estimates.amin(0)])
-        rank = counts.clone()
-        rank[: int(inside.sum())] *= self.margin
-        best = rank.topk(min(self.capacity, len(rank))).indices
-        return ids[best], counts[best]
-
-    def _agreed(self, ids: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """What the first process ranked, whose last step had ids of its own."""
-        all_ids, all_counts = torch.full_like(self.ids, _NOBODY), torch.zeros_like(self.counts[1:])
-        all_ids[: len(ids)], all_counts[: len(ids)] = ids, counts
-        _broadcast([all_ids, all_counts])
-        used = all_ids != _NOBODY
-        return all_ids[used], all_counts[used]
+        uses = self.counts[self.slots[inside]]
+        best = torch.cat([uses * self.margin, leads]).topk(min(self.capacity, len(uses) + len(leads))).indices
+        return torch.cat([self.ids[inside], fresh])[best], torch.cat([uses, leads])[best]
 
     def _replace(
         self, tables: Sequence[TTTable], ids: Tensor, counts: Tensor, optimizer: torch.optim.Optimizer | None
@@ -274,11 +255,11 @@ class HotRows(nn.Module):
         stay[found] = True
         leaving = (self.ids != _NOBODY) & ~stay[self.slots]
         left, entering, uses = self.ids[leaving], ids[found == self.capacity], counts[found == self.capacity]
-        # A row takes its uses along: what remains in the sketch are those of the others.
-        self._add_uses(entering, -uses)
-        self.sketch.clamp_min_(0)
+        # A row takes its uses along: what remains are those of the others.
+        self.contest.remove(entering)
+        self.counts[self.capacity] -= uses.sum()
         residual = self._fold_back(tables, left, self.slots[leaving])
-        self._add_uses(left, self.counts[self.slots[leaving]])
+        self.counts[self.capacity] += self.counts[self.slots[leaving]].sum()
         stay[self.capacity] = True
         slots = (~stay).nonzero().flatten()[: len(entering)]  # as many are free, or more
         self.weight[slots] = self._rows_of(tables, entering)
@@ -297,7 +278,7 @@ class HotRows(nn.Module):
         """Bring trained rows back into the cores; how much of what they learned is lost."""
         if not len(ids):
             return 0.0
-        others = float(self.sketch[0].sum()) / sum(table.num_embeddings for table in tables)
+        others = float(self.counts[self.capacity]) / sum(table.num_embeddings for table in tables)
         before = after = 0.0
         for table, inside, own in self._by_table(tables, ids):
             rows, counts = self.weight[slots[inside]], self.counts[slots[inside]]
@@ -331,11 +312,13 @@ def _counts(flags: Tensor, offsets: Tensor) -> Tensor:
 
 def _forget(optimizer: torch.optim.Optimizer, weight: Tensor, slots: Tensor) -> None:
     """Set what an optimizer remembers of some rows to what it starts with."""
-    if not any(weight is parameter for group in optimizer.param_groups for parameter in group["params"]):
+    groups = [group for group in optimizer.param_groups if any(weight is parameter for parameter in group["params"])]
+    if not groups:
         raise ValueError("the optimizer does not train the cached rows; pass the one that does, or none")
+    (group,) = groups
     for name, value in optimizer.state.get(weight, {}).items():
         if isinstance(value, Tensor) and value.shape == weight.shape:
-            value[slots] = optimizer.defaults.get("initial_accumulator_value", 0.0) if name == "sum" else 0.0
+            value[slots] = group.get("initial_accumulator_value", 0.0) if name == "sum" else 0.0
 
 
 def _broadcast(tensors: Sequence[Tensor]) -> None:

@@ -181,6 +181,8 @@ class TTTable(nn.Module):
 def _compressed(
     weight: Tensor, rank: int | None, compression: float | None, tolerance: float | None, factors: dict[str, Any]
 ) -> list[Tensor]:
+    if isinstance(rank, bool):
+        raise TypeError("from_pretrained takes the rank where torch has freeze; pass freeze by its name")
     if sum(wish is not None for wish in (rank, compression, tolerance)) > 1:
         raise ValueError("from_pretrained takes one of rank, compression and tolerance; they would contradict")
 

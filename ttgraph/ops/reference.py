@@ -115,7 +115,9 @@ def second_derivative(
 
 def check_ids(op: str, ids: Tensor, num_embeddings: int, padding_idx: int = NO_ID) -> None:
     """Raises an IndexError that names the first id that is neither a row nor padding."""
-    outside = (((ids < 0) | (ids >= num_embeddings)) & (ids != padding_idx)).nonzero()
+    ids = ids.long()  # a sentinel of 64 bits is none of 32
+    padding = (ids == padding_idx) & (padding_idx != NO_ID)
+    outside = (((ids < 0) | (ids >= num_embeddings)) & ~padding).nonzero()
     if len(outside):
         position = int(outside[0])
         raise IndexError(

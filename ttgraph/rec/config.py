@@ -36,7 +36,7 @@ class ClickConfig:
     """Rows of the largest table that stays dense where tables are mixed."""
     cache_warmup: int = 100
     """Steps to count before the first rows enter the cache."""
-    cache_every: int = 100
+    cache_every: int = 50
     """Steps between refreshes of the cache."""
     bottom: Ints = (64, 32)
     """Hidden widths of the perceptron on the dense columns."""
@@ -76,8 +76,8 @@ class ClickConfig:
 class RecConfig(ClickConfig):
     """How to train one DLRM on one click log: the flags of ``ttgraph rec train``."""
 
-    tables: TableKind = "tt"
-    """Tensor trains wherever they are smaller, dense tables, or tensor trains for the large tables alone."""
+    tables: TableKind = "mixed"
+    """Tensor trains for the large tables alone, wherever they are smaller (tt), or nowhere (dense)."""
     rank: int = 16
     """TT rank."""
     budget_mb: float | None = None

@@ -69,7 +69,7 @@ def train_rec(config: RecConfig, log: ClickLog | None = None) -> RecResult:
         >>> import tempfile
         >>> from ttgraph.data import planted_clicks
         >>> log = planted_clicks(tempfile.mkdtemp() + "/log", 4_000, table_sizes=(2_000, 50), num_dense=2)
-        >>> result = train_rec(RecConfig(batch_size=128, rank=4), log)
+        >>> result = train_rec(RecConfig(tables="tt", batch_size=128, rank=4), log)
         >>> result.summary["ranks"], result.summary["val"] > 0.6
         ([4, 4], True)
     """
