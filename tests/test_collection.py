@@ -169,8 +169,8 @@ def test_malformed_arguments(padded, cache):
     values, offsets = torch.zeros(6, dtype=torch.long), torch.arange(7)
     weights = torch.ones(6, dtype=torch.float64)
     for error, text, arguments in (
-        (ValueError, "either offsets or lengths", (values,)),
-        (ValueError, "either offsets or lengths", (values, offsets, offsets[1:])),
+        (ValueError, r"offsets or lengths, or an id for each bag of .* shape", (values[1:],)),
+        (ValueError, "offsets or lengths, not both", (values, offsets, offsets[1:])),
         (TypeError, "values as a tensor of int32 or int64, got torch.float64", (values.double(), offsets)),
         (TypeError, "offsets as a tensor of int32 or int64, got torch.float32", (values, offsets.float())),
         (TypeError, "lengths as a tensor of int32 or int64, got torch.float32", (values, None, torch.ones(6))),

@@ -134,7 +134,7 @@ class DLRM(nn.Module):
             needed = f"{num_bags} ids, or {num_bags + 1} offsets"
             raise ValueError(f"DLRM needs {needed}, for {num_rows} rows of {num_tables} tables, got {got}")
         if self.trains is not None and not self.dense:
-            return list(self.trains(values, offsets).values())
+            return list(self.trains(values, None if single else offsets).values())
         lengths = offsets.diff().view(num_tables, num_rows)
         parts = values.view(num_tables, num_rows) if single else values.split(lengths.sum(1).tolist())
         ids = dict(zip(self.names, parts, strict=True))
@@ -152,7 +152,7 @@ class DLRM(nn.Module):
         if self.trains is not None:
             chosen = [self.names.index(name) for name in self.trains.tables]
             inside = torch.cat([ids[name] for name in self.trains.tables])
-            pooled |= self.trains(inside, lengths=lengths[chosen].flatten())
+            pooled |= self.trains(inside, lengths=None if single else lengths[chosen].flatten())
         return [pooled[name] for name in self.names]
 
 

@@ -93,7 +93,8 @@ class TTEmbeddingBagCollection(nn.Module):
         Args:
             values: Row ids of one table after another, or a KeyedJaggedTensor.  # (num_ids,)
             offsets: Where in ``values`` each bag begins, and at last num_ids.  # (num_tables * num_bags + 1,)
-            lengths: The number of ids of each bag, in place of ``offsets``.  # (num_tables * num_bags,)
+            lengths: The number of ids of each bag, in place of ``offsets``; each bag has one id, which is also the
+                fastest, where there are neither.  # (num_tables * num_bags,)
             per_sample_weights: Factor of every row, with mode "sum" only.  # (num_ids,)
 
         Returns:
@@ -103,39 +104,57 @@ class TTEmbeddingBagCollection(nn.Module):
             IndexError: If an id is no row of its table.
             NotImplementedError: If there are weights and the mode is not "sum".
             TypeError: If values, offsets or lengths are no integers.
-            ValueError: If there are neither or both of offsets and lengths, or they do not split the values.
+            ValueError: If there are both offsets and lengths, or they do not split the values.
         """
         if not isinstance(values, Tensor):
             values, offsets, per_sample_weights = self._of_jagged(values)
-        if (offsets is None) == (lengths is None):
-            raise ValueError("a collection needs either offsets or lengths; pass one of them")
+        if offsets is not None and lengths is not None:
+            raise ValueError("a collection needs offsets or lengths, not both; pass one of them")
         cores = list(self._all()[0].cores)
         check_integers(_NAME, "values", values, cores)
         check_pooling(_NAME, values, self.mode, per_sample_weights, cores)
-        if lengths is not None:
+        single = offsets is None and lengths is None
+        if single:
+            if values.dim() != 1 or len(values) % len(self.tables):
+                raise ValueError(
+                    f"a collection needs offsets or lengths, or an id for each bag of {len(self.tables)} tables; got "
+                    f"values of shape {tuple(values.shape)}"
+                )
+            offsets = torch.arange(len(values) + 1, device=values.device)
+        elif lengths is not None:
             check_integers(_NAME, "lengths", lengths, cores)
             offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         assert offsets is not None
         check_integers(_NAME, "offsets", offsets, cores)
         offsets = offsets.long()
-        ids, table = values, self._table_of_each(values, offsets) if self._pads or self.cache is not None else None
-        if self._pads:
-            ids = torch.where(values == self.paddings[table], LEFT_OUT, values.long())
-        if self.cache is None:
-            bags = self._uncached(ids, offsets, self.mode, per_sample_weights)
+        if not self._pads and self.cache is None:
+            bags = self._uncached(values, offsets, self.mode, per_sample_weights)
         else:
-            assert table is not None
-            ids = ids.long()
-            first, last = self.first_rows[table], self.first_rows[table + 1]
-            # What is no row of its table is none of the next one either: its own id goes to the op, which names it.
-            everywhere = torch.where((ids >= 0) & (ids < last - first), ids + first, LEFT_OUT)
-
-            def uncached(ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
-                return torch.cat(self._uncached(ids, offsets, mode, weights))
-
-            flat = self.cache.bags(everywhere, ids, offsets, self.mode, per_sample_weights, uncached)
-            bags = list(flat.unsafe_chunk(len(self.tables)))
+            ids, table = values.long(), self._table_of_each(values, offsets, single)
+            ids = torch.where(ids == self.paddings[table], LEFT_OUT, ids) if self._pads else ids
+            if self.cache is None:
+                bags = self._uncached(ids, offsets, self.mode, per_sample_weights)
+            else:
+                flat = self._cached(self.cache, ids, table, None if single else offsets, per_sample_weights)
+                bags = list(flat.unsafe_chunk(len(self.tables)))
         return dict(zip(self.tables, bags, strict=True))
+
+    def _cached(
+        self, cache: HotRows, ids: Tensor, table: Tensor, offsets: Tensor | None, weights: Tensor | None
+    ) -> Tensor:
+        """The bags of all tables, one after the other; of one id each where there are no offsets."""
+        first, last = self.first_rows[table], self.first_rows[table + 1]
+        # What is no row of its table is none of the next one either: its own id goes to the op, which names it.
+        everywhere = torch.where((ids >= 0) & (ids < last - first), ids + first, LEFT_OUT)
+
+        def uncached(ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
+            return torch.cat(self._uncached(ids, offsets, mode, weights))
+
+        if offsets is None and weights is None:
+            each = torch.arange(len(ids) + 1, device=ids.device)
+            return cache.rows(everywhere, ids, lambda ids: uncached(ids, each, "sum", None))
+        offsets = torch.arange(len(ids) + 1, device=ids.device) if offsets is None else offsets
+        return cache.bags(everywhere, ids, offsets, self.mode, weights, uncached)
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """As :meth:`TTEmbeddingBag.refresh_cache`."""
@@ -168,12 +187,15 @@ class TTEmbeddingBagCollection(nn.Module):
             per_sample_weights=weights,
         )
 
-    def _table_of_each(self, values: Tensor, offsets: Tensor) -> Tensor:
+    def _table_of_each(self, values: Tensor, offsets: Tensor, single: bool) -> Tensor:
         """The table of each id."""
         # The op has not seen the offsets yet: of wrong ones any table will do.
         num_bags = max(1, (len(offsets) - 1) // len(self.tables))
+        places = torch.arange(len(values), device=values.device)
+        if single:
+            return places // num_bags
         begins = offsets[num_bags::num_bags][: len(self.tables) - 1].contiguous()
-        return torch.searchsorted(begins, torch.arange(len(values), device=values.device), right=True)
+        return torch.searchsorted(begins, places, right=True)
 
     def _of_jagged(self, jagged: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values, offsets and weights of a KeyedJaggedTensor, its keys in the order of the tables."""

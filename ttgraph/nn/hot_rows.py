@@ -165,6 +165,24 @@ class HotRows(nn.Module):
         bags = theirs + ours
         return bags / _counts(own_ids != LEFT_OUT, offsets).clamp_min_(1) if mode == "mean" else bags
 
+    def rows(self, ids: Tensor, own_ids: Tensor, uncached: Callable[[Tensor], Tensor]) -> Tensor:
+        """Look rows up, which costs less than bags of one row.
+
+        Args:
+            ids: As of :meth:`bags`.  # (num_ids,) int64
+            own_ids: As of :meth:`bags`.  # (num_ids,) int64
+            uncached: Gives all tables' rows for own ids, zeros where they are left out; raises where an id is no row.
+
+        Returns:
+            The rows.  # (num_ids, embedding_dim)
+        """
+        slots = self.find(ids)
+        theirs = uncached(torch.where(slots == self.capacity, own_ids, LEFT_OUT))
+        rows = theirs + F.embedding(slots, self.weight, padding_idx=self.capacity, sparse=self.sparse)
+        if self.training:
+            self._observe(ids, slots)
+        return rows
+
     def _cached(self, slots: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
         """The bags of the cached rows alone."""
         table: Tensor = self.weight
@@ -235,8 +253,12 @@ class HotRows(nn.Module):
         """Count the ids of a training step, without a word from the device."""
         counted, missed = ids >= 0, slots == self.capacity
         self.counts.index_add_(0, slots, counted.float())
-        self.contest.add(ids, counted & missed)
         self.lookups += torch.stack([(counted & ~missed).sum(), counted.sum()])
+        missed &= counted
+        if ids.is_cpu and not torch.compiler.is_compiling():  # nobody to wait for: the others need not be looked at
+            ids = ids[missed]
+            missed = torch.ones_like(ids, dtype=torch.bool)
+        self.contest.add(ids, missed)
         self._counted = True
 
     def _ranked(self) -> tuple[Tensor, Tensor]:

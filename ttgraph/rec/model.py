@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -62,10 +64,17 @@ def make_optimizer(config: RecConfig, model: DLRM) -> torch.optim.Optimizer:
         model: What it trains.
     """
     kinds = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    network = [*model.bottom.parameters(), *model.top.parameters()]
-    return kinds[config.optimizer](
-        [{"params": network, "lr": config.lr}, {"params": list(model.table_parameters()), "lr": config.lr_tables}]
-    )
+    network, tables = [*model.bottom.parameters(), *model.top.parameters()], list(model.table_parameters())
+    sparse = {id(table.weight) for table in model.dense.values() if table.sparse}
+    if model.cache is not None and model.cache.sparse:
+        sparse.add(id(model.cache.weight))
+    # One loop over all numbers, which takes dense gradients alone: a quarter less of a step's optimizer.
+    groups: list[dict[str, Any]] = [
+        {"params": network, "lr": config.lr, "fused": True},
+        {"params": [part for part in tables if id(part) not in sparse], "lr": config.lr_tables, "fused": True},
+        {"params": [part for part in tables if id(part) in sparse], "lr": config.lr_tables},
+    ]
+    return kinds[config.optimizer]([group for group in groups if group["params"]])
 
 
 def _table(size: int, dim: int, rank: int | None, sparse: bool) -> TTEmbeddingBag | nn.EmbeddingBag:
