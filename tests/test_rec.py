@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -21,6 +23,7 @@ from ttgraph.cli import main
 from ttgraph.data import ClickLog, planted_clicks, write_click_log
 from ttgraph.rec import CompareRecConfig, RecConfig, compare_rec, train_rec
 from ttgraph.rec.batches import ClickBatches
+from ttgraph.rec.model import build_model, make_optimizer
 from ttgraph.train import CheckpointError, DivergedError, Interrupted, engine
 
 SIZES = (3000, 800, 40, 3)
@@ -187,8 +190,9 @@ def test_batches_hold_every_row_once_in_an_order_of_their_epoch(log):
 @pytest.mark.parametrize(
     "config",
     [CACHED, replace(CACHED, tables="mixed", min_rows=1000), replace(SMALL, tables="dense"),
-     replace(CACHED, optimizer="adam", lr_tables=0.005)],
-    ids=["cached", "cached mixed", "dense", "cached adam"],
+     replace(CACHED, optimizer="adam", lr_tables=0.005),
+     replace(SMALL, tables="dense", optimizer="adam", lr_tables=0.005)],
+    ids=["cached", "cached mixed", "dense", "cached adam", "dense adam"],
 )  # fmt: skip
 def test_resumed_run_equals_an_uninterrupted_one(log, tmp_path, monkeypatch, config):
     config = replace(config, epochs=2, checkpoint_seconds=0)
@@ -268,10 +272,19 @@ def test_logs_over_which_auc_is_not_defined(tmp_path):
         train_rec(SMALL, log)
 
 
-def test_adam_and_large_dense_tables(log, monkeypatch):
-    monkeypatch.setattr("ttgraph.rec.model._MOST_ADAM_ROWS", 3000)
-    with pytest.raises(ValueError, match="the dense tables have 3,843 rows, more than 3,000; take optimizer adagrad"):
-        train_rec(replace(SMALL, tables="dense", optimizer="adam"), log)
+def test_adam_moves_the_rows_that_were_used_and_no_others(log):
+    config = replace(SMALL, tables="dense", optimizer="adam")
+    model = build_model(config, log)
+    optimizer, before = make_optimizer(config, model), copy.deepcopy(model)
+    for batch in itertools.islice(log.batches(range(512), 256), 2):
+        optimizer.zero_grad()
+        model(batch.dense, batch.values).sum().backward()
+        optimizer.step()
+    used = torch.from_numpy(np.array(log.ids[:512])).long()
+    for place, name in enumerate(model.dense):
+        moved = (model.dense[name].weight != before.dense[name].weight).any(1)
+        assert set(moved.nonzero().flatten().tolist()) == set(used[:, place].tolist()), name
+    assert all((a != b).any() for a, b in zip(model.top.parameters(), before.top.parameters(), strict=True))
 
 
 def test_a_loss_that_is_not_a_number_is_told(log):

@@ -93,5 +93,9 @@ class FrequentIds(nn.Module):
         out = bucket[self.ids[bucket] == ids]
         self.ids[out], self.leads[out] = _NOBODY, 0
 
+    def extra_repr(self) -> str:
+        """The size."""
+        return f"{self.num_buckets} buckets"
+
     def _bucket(self, ids: Tensor) -> Tensor:
         return ((ids * _MULTIPLIER >> 31) & 0xFFFFFFFF) * self.num_buckets >> 32

@@ -47,7 +47,7 @@ class ClickConfig:
     batch_size: int = 2048
     """Rows of the log a step."""
     optimizer: OptimizerName = "adagrad"
-    """Optimizer; adagrad and sgd take sparse gradients of dense tables, adam needs small ones."""
+    """Optimizer; the large dense tables and the cache have sparse gradients, for which adam is torch's SparseAdam."""
     evals_per_epoch: int = 10
     """Into how many parts an epoch is cut, in order of time, with an evaluation and a checkpoint after each."""
     eval_rows: int | None = None

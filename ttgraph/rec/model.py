@@ -11,13 +11,13 @@ from ttgraph.data import ClickLog
 from ttgraph.models import DLRM
 from ttgraph.nn import TTEmbeddingBag
 from ttgraph.rec.config import RecConfig
+from ttgraph.rec.together import Together
 
-# A dense gradient of so few rows costs less than a sparse one; for Adagrad and SGD they are the same.
+# A dense gradient of so few rows costs less than a sparse one; for Adagrad and SGD they are the same, and Adam goes on
+# moving rows that are not in a batch, as it does for everything else.
 _FEW_TABLE_ROWS = 1_000
 # The cache has a row for most ids of a step, so that sparse gradients pay later there.
 _FEW_CACHE_ROWS = 50_000
-# More rows of dense tables than that Adam, whose every step changes all of them, is not worth waiting for.
-_MOST_ADAM_ROWS = 1_000_000
 
 
 def build_model(config: RecConfig, log: ClickLog) -> DLRM:
@@ -28,23 +28,16 @@ def build_model(config: RecConfig, log: ClickLog) -> DLRM:
         log: The click log.
 
     Raises:
-        ValueError: If the budget is too small, or Adam is to train large dense tables.
+        ValueError: If the budget is too small.
     """
     ranks = config.ranks(log.table_sizes)
-    dense_rows = sum(size for size, rank in zip(log.table_sizes, ranks, strict=True) if rank is None)
-    if config.optimizer == "adam" and dense_rows > _MOST_ADAM_ROWS:
-        raise ValueError(
-            f"adam changes every row in every step, and the dense tables have {dense_rows:,} rows, more than "
-            f"{_MOST_ADAM_ROWS:,}; take optimizer adagrad, or tables tt"
-        )
-    sparse = config.optimizer != "adam"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return DLRM(
             log.num_dense,
             # Names of a log may be anything, those of modules may not.
             {
-                str(place): _table(size, config.dim, rank, sparse)
+                str(place): _table(size, config.dim, rank)
                 for place, (size, rank) in enumerate(zip(log.table_sizes, ranks, strict=True))
             },
             bottom=config.bottom,
@@ -52,7 +45,7 @@ def build_model(config: RecConfig, log: ClickLog) -> DLRM:
             cache_rows=config.cache_rows,
             cache_warmup=config.cache_warmup,
             cache_every=config.cache_every,
-            cache_sparse=sparse and config.cache_rows > _FEW_CACHE_ROWS,
+            cache_sparse=config.cache_rows > _FEW_CACHE_ROWS,
         )
 
 
@@ -63,7 +56,6 @@ def make_optimizer(config: RecConfig, model: DLRM) -> torch.optim.Optimizer:
         config: Which optimizer, and the learning rates.
         model: What it trains.
     """
-    kinds = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     network, tables = [*model.bottom.parameters(), *model.top.parameters()], list(model.table_parameters())
     sparse = {id(table.weight) for table in model.dense.values() if table.sparse}
     if model.cache is not None and model.cache.sparse:
@@ -72,14 +64,19 @@ def make_optimizer(config: RecConfig, model: DLRM) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = [
         {"params": network, "lr": config.lr, "fused": True},
         {"params": [part for part in tables if id(part) not in sparse], "lr": config.lr_tables, "fused": True},
-        {"params": [part for part in tables if id(part) in sparse], "lr": config.lr_tables},
     ]
-    return kinds[config.optimizer]([group for group in groups if group["params"]])
+    rows = {"params": [part for part in tables if id(part) in sparse], "lr": config.lr_tables}
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adam":
+        dense = torch.optim.Adam(groups)
+        return Together([dense, torch.optim.SparseAdam([rows])]) if rows["params"] else dense
+    kind = torch.optim.Adagrad if config.optimizer == "adagrad" else torch.optim.SGD
+    return kind([*groups, rows] if rows["params"] else groups)
 
 
-def _table(size: int, dim: int, rank: int | None, sparse: bool) -> TTEmbeddingBag | nn.EmbeddingBag:
+def _table(size: int, dim: int, rank: int | None) -> TTEmbeddingBag | nn.EmbeddingBag:
     """A table as a run starts with it: of about the same distribution, dense or not."""
     if rank is not None:
         return TTEmbeddingBag(size, dim, rank, mode="sum")
     start: Tensor = torch.empty(size, dim).uniform_(-(size**-0.5), size**-0.5)
-    return nn.EmbeddingBag.from_pretrained(start, freeze=False, mode="sum", sparse=sparse and size > _FEW_TABLE_ROWS)
+    return nn.EmbeddingBag.from_pretrained(start, freeze=False, mode="sum", sparse=size > _FEW_TABLE_ROWS)
