@@ -259,6 +259,18 @@ def test_quick_run_writes_valid_json(tmp_path, capsys, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"figure-03.json"} | plots
 
 
+def test_bags_and_layers_are_compared_too(tmp_path):
+    kernels.main(["--figure", "18,19,20", "--quick", "--ranks", "4", "--ids", "60", "--out", str(tmp_path)])
+    bags, call, cache = (
+        json.loads((tmp_path / f"figure-{number}.json").read_text())["rows"] for number in (18, 19, 20)
+    )
+    assert {"nn.EmbeddingBag(sparse) + SparseAdam", "gather + bmm in chunks"} <= {row["over"] for row in bags}
+    assert {row["what"] for row in bags} == {"forward", "step"}
+    assert [row["tables"] for row in call] == [14]
+    assert [row["hits"] > 0.9 for row in cache] == [True]
+    assert all(row["ratio"] > 0 for row in (*bags, *call, *cache))
+
+
 def test_it_starts_with_torch_alone():
     """What a GPU machine has; a module set to None does not import."""
     missing = ("scipy", "torch_geometric", "matplotlib", "tyro", "tltorch", "pymetis", "tabulate", "networkx", "yaml")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import contenders
 import ids as patterns
-from contenders import Contender, check
+from contenders import Contender, Unavailable, check
 from report import Row
 from run import Run, ratio_columns
 from ttgraph.ops import tt_embedding_bag
@@ -89,7 +89,11 @@ def zipf_bags(run: Run) -> Iterator[Row]:
         ours = run.setup(Ours, shape)
         rivals = (Dense, GatherBmm, TensorlyTorch) if run.device.type == "cpu" else (Dense, GatherBmm, FBTT, EcoRec)
         for kind in rivals:
-            other = run.setup(kind, shape)
+            try:
+                other = run.setup(kind, shape)
+            except Unavailable as error:
+                print(f"without {kind.name}: {error}")
+                continue
             for contender in (ours, other):
                 check(contender, ids, bag=_BAG)
             for what in ("forward", "step"):
