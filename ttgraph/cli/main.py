@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 on bad input, 130 when interrupted.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ttgraph").setLevel(logging.INFO)  # of other libraries, warnings are enough
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse the large buffers of each step: returned to the system, their page faults cost half an epoch."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
