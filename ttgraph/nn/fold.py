@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttgraph.nn.table import TTTable
 from ttgraph.ops import tt_lookup
 
 _RIDGE = 1e-9  # of the mean eigenvalue: where no row says what a direction should be, it stays
@@ -71,3 +72,53 @@ def fold_back(
     new = first.clone()
     new[used, 0] += change
     return new.to(cores[0].dtype), before, after
+
+
+def rows_of(tables: Sequence[TTTable], ids: Tensor) -> Tensor:
+    """What the tensor trains say of some rows of several tables.
+
+    Args:
+        tables: The tables, all of the same number of columns.
+        ids: Row ids, counted through all tables.  # (num_ids,)
+
+    Returns:
+        The rows.  # (num_ids, embedding_dim)
+    """
+    rows = tables[0].cores[0].new_empty(len(ids), tables[0].embedding_dim)
+    for table, inside, own in _by_table(tables, ids):
+        rows[inside] = tt_lookup(list(table.cores), own, num_embeddings=table.num_embeddings)
+    return rows
+
+
+@torch.no_grad()
+def fold_rows_back(tables: Sequence[TTTable], ids: Tensor, rows: Tensor, counts: Tensor, others: float) -> float:
+    """Bring rows of several tables that were trained by themselves back into their cores, by :func:`fold_back`.
+
+    Args:
+        tables: The tables, whose first cores are changed.
+        ids: Row ids, counted through all tables, distinct.  # (num_ids,)
+        rows: What these rows should be.  # (num_ids, embedding_dim)
+        counts: How often each of them is looked up.  # (num_ids,)
+        others: How often one of the other rows is looked up.
+
+    Returns:
+        How much of what they learned is lost: the norm of the difference after over that before, rows weighted by
+        use; 0 where there was none.
+    """
+    before = after = 0.0
+    for table, inside, own in _by_table(tables, ids):
+        first, *distances = fold_back(list(table.cores), own, rows[inside], counts[inside], others)
+        table.cores[0].copy_(first)
+        before, after = before + float(distances[0]), after + float(distances[1])
+    return math.sqrt(after / before) if before else 0.0
+
+
+def _by_table(tables: Sequence[TTTable], ids: Tensor) -> list[tuple[TTTable, Tensor, Tensor]]:
+    """Of each table that has some of the rows: itself, which of them, and their ids within it."""
+    parts, first = [], 0
+    for table in tables:
+        inside = ((ids >= first) & (ids < first + table.num_embeddings)).nonzero().flatten()
+        if len(inside):
+            parts.append((table, inside, ids[inside] - first))
+        first += table.num_embeddings
+    return parts

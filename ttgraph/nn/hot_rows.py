@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +10,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttgraph.nn.fold import fold_back
+from ttgraph.nn.fold import fold_rows_back, rows_of
 from ttgraph.nn.frequent import FrequentIds
 from ttgraph.nn.table import TTTable
-from ttgraph.ops import tt_lookup
 from ttgraph.ops.bags import LEFT_OUT
 
 _NOBODY = 2**62  # a row id above all others
@@ -280,11 +278,13 @@ class HotRows(nn.Module):
         # A row takes its uses along: what remains are those of the others.
         self.contest.remove(entering)
         self.counts[self.capacity] -= uses.sum()
-        residual = self._fold_back(tables, left, self.slots[leaving])
-        self.counts[self.capacity] += self.counts[self.slots[leaving]].sum()
+        trained, used = self.weight[self.slots[leaving]], self.counts[self.slots[leaving]]
+        others = self.counts[self.capacity].clamp_min(1.0) / sum(table.num_embeddings for table in tables)
+        residual = fold_rows_back(tables, left, trained, used.clamp_min(1.0), float(others))
+        self.counts[self.capacity] += used.sum()
         stay[self.capacity] = True
         slots = (~stay).nonzero().flatten()[: len(entering)]  # as many are free, or more
-        self.weight[slots] = self._rows_of(tables, entering)
+        self.weight[slots] = rows_of(tables, entering)
         self.counts[slots] = uses
         if optimizer is not None:
             _forget(optimizer, self.weight, slots)
@@ -295,36 +295,6 @@ class HotRows(nn.Module):
         rest[found] = False
         self.slots.copy_(torch.cat([found[order], rest.nonzero().flatten()]))
         return Refresh(len(entering), len(left), residual)
-
-    def _fold_back(self, tables: Sequence[TTTable], ids: Tensor, slots: Tensor) -> float:
-        """Bring trained rows back into the cores; how much of what they learned is lost."""
-        if not len(ids):
-            return 0.0
-        others = float(self.counts[self.capacity]) / sum(table.num_embeddings for table in tables)
-        before = after = 0.0
-        for table, inside, own in self._by_table(tables, ids):
-            rows, counts = self.weight[slots[inside]], self.counts[slots[inside]]
-            first, *distances = fold_back(list(table.cores), own, rows, counts.clamp_min(1.0), max(others, 1e-6))
-            table.cores[0].copy_(first)
-            before, after = before + float(distances[0]), after + float(distances[1])
-        return math.sqrt(after / before) if before else 0.0
-
-    def _rows_of(self, tables: Sequence[TTTable], ids: Tensor) -> Tensor:
-        rows = self.weight.new_empty(len(ids), self.weight.shape[1])
-        for table, inside, own in self._by_table(tables, ids):
-            rows[inside] = tt_lookup(list(table.cores), own, num_embeddings=table.num_embeddings)
-        return rows
-
-    @staticmethod
-    def _by_table(tables: Sequence[TTTable], ids: Tensor) -> list[tuple[TTTable, Tensor, Tensor]]:
-        """Of each table that has some of the rows: itself, which of them, and their ids within it."""
-        parts, first = [], 0
-        for table in tables:
-            inside = ((ids >= first) & (ids < first + table.num_embeddings)).nonzero().flatten()
-            if len(inside):
-                parts.append((table, inside, ids[inside] - first))
-            first += table.num_embeddings
-        return parts
 
 
 def _counts(flags: Tensor, offsets: Tensor) -> Tensor:
