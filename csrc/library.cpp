@@ -35,9 +35,9 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("tt_lookup(Tensor[] cores, Tensor ids, SymInt num_embeddings) -> Tensor");
   library.def("tt_lookup_backward(Tensor grad, Tensor[] cores, Tensor ids, bool deterministic) -> Tensor[]");
   library.def(
-      "tt_embedding_bags(Tensor[] cores, SymInt[] depths, Tensor ids, Tensor offsets, SymInt[] "
-      "num_embeddings, "
-      "str mode, Tensor? per_sample_weights, SymInt[] padding_idx) -> (Tensor, Tensor)");
+      "tt_embedding_bags(Tensor[] cores, SymInt[] depths, Tensor ids, Tensor offsets, "
+      "SymInt[] num_embeddings, str mode, Tensor? per_sample_weights, SymInt[] padding_idx) -> (Tensor, "
+      "Tensor)");
   library.def(
       "tt_embedding_bags_backward(Tensor grad, Tensor[] cores, SymInt[] depths, Tensor ids, Tensor offsets, "
       "Tensor winners, str mode, Tensor? per_sample_weights, SymInt[] padding_idx) -> Tensor[]");

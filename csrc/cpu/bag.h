@@ -170,19 +170,21 @@ class Bags {
   std::unique_ptr<int64_t[]> bag_;  // (num_ids,)
 };
 
-// Calls body(table) for every table, in multiply-adds of `work`: of few tables, and of those that have more
-// than a thread's part of all the work, one after the other, on all threads; of many others several at once,
-// each on one thread, those with the most work first.
+// Calls body(table) for every table: of few tables, and of those that have more than a thread's part of all
+// the work, one after the other, on all threads; of many others several at once, each on one thread, those
+// with the most work first.
 template <class Body>
-void each_table(const std::vector<int64_t>& work, const Body& body) {
-  const int64_t tables = static_cast<int64_t>(work.size());
+void each_table(const BagCall& call, const Body& body) {
+  const int64_t tables = call.num_tables();
+  std::vector<int64_t> work(tables);  // multiply-adds
+  for (int64_t table = 0; table < tables; ++table) work[table] = call.row_work(table);
   const int64_t total = std::accumulate(work.begin(), work.end(), int64_t{0});
   const int64_t threads = count_shares(total, 1 << 16);
   std::vector<int64_t> order(tables);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return work[a] > work[b]; });
-  std::vector<std::exception_ptr> errors(
-      tables);  // of the first table that has one, however many threads there are
+  // Of the first table that has one, however many threads there are.
+  std::vector<std::exception_ptr> errors(tables);
   const auto attempt = [&](int64_t table) {
     try {
       body(table);

@@ -107,8 +107,6 @@ std::vector<Tensor> tt_embedding_bags_backward(
               winners.numel() == (call.is_max ? grad.numel() : 0),
           op, " needs winners as tt_embedding_bags returned them");
   winners = torch::stable::contiguous(winners);
-  std::vector<int64_t> work;
-  for (int64_t table = 0; table < call.num_tables(); ++table) work.push_back(call.row_work(table));
   std::vector<Tensor> result;
   with_numbers(op, call.like().scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);
@@ -118,7 +116,7 @@ std::vector<Tensor> tt_embedding_bags_backward(
         torch::stable::new_zeros(call.like(), {per_sample_weights ? ids.numel() : 0}, N::sum_type);
     T* const of_weights = per_sample_weights ? static_cast<T*>(weight_grads.mutable_data_ptr()) : nullptr;
     std::vector<std::vector<Tensor>> grads(call.num_tables());
-    each_table(work, [&](int64_t table) {
+    each_table(call, [&](int64_t table) {
       grads[table] = table_gradients<N>(call, table, held, grad, winners, of_weights);
     });
     for (const std::vector<Tensor>& of_table : grads)

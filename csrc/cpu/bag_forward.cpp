@@ -41,11 +41,8 @@ std::tuple<Tensor, Tensor> tt_embedding_bags(
     std::vector<int64_t> padding_idx) {  // -> the bags of one table after another, and, for max, who won
   const BagCall call("tt_embedding_bag", cores, depths, ids, offsets, mode, per_sample_weights, padding_idx);
   require(num_embeddings.size() == depths.size(), call.op, " needs one num_embeddings a table");
-  std::vector<int64_t> work;
-  for (int64_t table = 0; table < call.num_tables(); ++table) {
+  for (int64_t table = 0; table < call.num_tables(); ++table)
     check_num_embeddings(call.op, call.shapes[table], num_embeddings[table]);
-    work.push_back(call.row_work(table));
-  }
   Tensor out, winners;
   with_numbers(call.op, call.like().scalar_type(), [&](auto numbers) {
     using N = decltype(numbers);
@@ -56,7 +53,7 @@ std::tuple<Tensor, Tensor> tt_embedding_bags(
     T* const bags = static_cast<T*>(out.mutable_data_ptr());
     int64_t* const won = static_cast<int64_t*>(winners.mutable_data_ptr());
     const BagNumbers<T> held(call, N::sum_type);
-    each_table(work, [&](int64_t table) {
+    each_table(call, [&](int64_t table) {
       embedding_bag(held.cores[table], Bags<T>(call, table, held.weights), num_embeddings[table],
                     bags + call.begins[table], won + (call.is_max ? call.begins[table] : 0));
     });

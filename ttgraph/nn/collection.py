@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ttgraph.nn.bag import TTEmbeddingBag
 from ttgraph.nn.hot_rows import HotRows, Refresh
 from ttgraph.ops import tt_embedding_bags
-from ttgraph.ops.bags import LEFT_OUT, check_pooling
+from ttgraph.ops.bags import LEFT_OUT, check_pooling, flat_bags
 from ttgraph.ops.checks import check_integers
 
 _NAME = "TTEmbeddingBagCollection"
+Bags = TypeVar("Bags")
 
 
 class TTEmbeddingBagCollection(nn.Module):
@@ -127,33 +128,31 @@ class TTEmbeddingBagCollection(nn.Module):
         assert offsets is not None
         check_integers(_NAME, "offsets", offsets, cores)
         offsets = offsets.long()
-        if not self._pads and self.cache is None:
-            bags = self._uncached(values, offsets, self.mode, per_sample_weights)
-        else:
+        ids = values
+        if self._pads or self.cache is not None:
             ids, table = values.long(), self._table_of_each(values, offsets, single)
             ids = torch.where(ids == self.paddings[table], LEFT_OUT, ids) if self._pads else ids
-            if self.cache is None:
-                bags = self._uncached(ids, offsets, self.mode, per_sample_weights)
-            else:
-                flat = self._cached(self.cache, ids, table, None if single else offsets, per_sample_weights)
-                bags = list(flat.unsafe_chunk(len(self.tables)))
+        if self.cache is None:
+            bags = self._uncached(tt_embedding_bags, ids, offsets, self.mode, per_sample_weights)
+        else:
+            flat = self._cached(self.cache, ids, table, offsets, per_sample_weights, single)
+            bags = list(flat.unsafe_chunk(len(self.tables)))
         return dict(zip(self.tables, bags, strict=True))
 
     def _cached(
-        self, cache: HotRows, ids: Tensor, table: Tensor, offsets: Tensor | None, weights: Tensor | None
+        self, cache: HotRows, ids: Tensor, table: Tensor, offsets: Tensor, weights: Tensor | None, single: bool
     ) -> Tensor:
-        """The bags of all tables, one after the other; of one id each where there are no offsets."""
+        """The bags of all tables, one after the other."""
         first, last = self.first_rows[table], self.first_rows[table + 1]
         # What is no row of its table is none of the next one either: its own id goes to the op, which names it.
         everywhere = torch.where((ids >= 0) & (ids < last - first), ids + first, LEFT_OUT)
+        width = self._all()[0].embedding_dim
 
         def uncached(ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
-            return torch.cat(self._uncached(ids, offsets, mode, weights))
+            return self._uncached(flat_bags, ids, offsets, mode, weights).view(-1, width)
 
-        if offsets is None and weights is None:
-            each = torch.arange(len(ids) + 1, device=ids.device)
-            return cache.rows(everywhere, ids, lambda ids: uncached(ids, each, "sum", None))
-        offsets = torch.arange(len(ids) + 1, device=ids.device) if offsets is None else offsets
+        if single and weights is None:
+            return cache.rows(everywhere, ids, lambda ids: uncached(ids, offsets, "sum", None))
         return cache.bags(everywhere, ids, offsets, self.mode, weights, uncached)
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
@@ -177,8 +176,11 @@ class TTEmbeddingBagCollection(nn.Module):
     def _all(self) -> list[TTEmbeddingBag]:
         return list(self.tables.values())  # type: ignore[arg-type]
 
-    def _uncached(self, ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> list[Tensor]:
-        return tt_embedding_bags(
+    def _uncached(
+        self, op: Callable[..., Bags], ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None
+    ) -> Bags:
+        """The bags of the tensor trains, as the op gives them."""
+        return op(
             [list(table.cores) for table in self._all()],
             ids,
             offsets,

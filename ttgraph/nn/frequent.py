@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_NOBODY = 2**62  # an id above all others
+#: An id above all others, which nobody has.
+NOBODY = 2**62
+
 _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # an odd number near 2^64 / golden ratio: near ids fall far apart
 _ONE = 1 << 10  # a use: counts are whole numbers, whatever type the module is converted to
 
@@ -42,7 +44,7 @@ class FrequentIds(nn.Module):
         if num_buckets < 1:
             raise ValueError(f"a contest needs at least 1 bucket, got {num_buckets}")
         self.num_buckets = num_buckets
-        self.register_buffer("ids", torch.full((num_buckets + 1,), _NOBODY, device=device))
+        self.register_buffer("ids", torch.full((num_buckets + 1,), NOBODY, device=device))
         self.register_buffer("leads", torch.zeros(num_buckets + 1, dtype=torch.long, device=device))
 
     @torch.no_grad()
@@ -61,7 +63,7 @@ class FrequentIds(nn.Module):
         self.ids[taken] = ids[torch.zeros_like(self.ids).scatter_reduce_(0, taken, places, "amax")[taken]]
         self.leads.index_fill_(0, taken, 0)
         self.leads.index_add_(0, taken, torch.where(self.ids[taken] == ids, _ONE, 0))
-        self.ids[self.num_buckets], self.leads[self.num_buckets] = _NOBODY, 0
+        self.ids[self.num_buckets], self.leads[self.num_buckets] = NOBODY, 0
 
     def leaders(self) -> tuple[Tensor, Tensor]:
         """The winners, in ascending order, and by how much they lead.
@@ -70,7 +72,7 @@ class FrequentIds(nn.Module):
             The ids, and uses.  # (num_winners,) int64, (num_winners,) float32
         """
         ids, order = self.ids.sort()
-        leads, taken = self.leads[order].float() / _ONE, ids != _NOBODY
+        leads, taken = self.leads[order].float() / _ONE, ids != NOBODY
         return ids[taken], leads[taken]
 
     @torch.no_grad()
@@ -91,7 +93,7 @@ class FrequentIds(nn.Module):
         """
         bucket = self._bucket(ids)
         out = bucket[self.ids[bucket] == ids]
-        self.ids[out], self.leads[out] = _NOBODY, 0
+        self.ids[out], self.leads[out] = NOBODY, 0
 
     def extra_repr(self) -> str:
         """The size."""

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttgraph.nn.fold import fold_rows_back, rows_of
-from ttgraph.nn.frequent import FrequentIds
+from ttgraph.nn.frequent import NOBODY, FrequentIds
 from ttgraph.nn.table import TTTable
 from ttgraph.ops.bags import LEFT_OUT
 
-_NOBODY = 2**62  # a row id above all others
 _BUCKETS_PER_ROW, _LEAST_BUCKETS = 2, 8192  # of the contest, 16 bytes each
 
 
@@ -103,7 +102,7 @@ class HotRows(nn.Module):
         # One more row, which stays zero, is what every row reads that is not in the cache.
         self.weight = nn.Parameter(like.new_zeros(self.capacity + 1, dim))
         device = like.device
-        self.register_buffer("ids", torch.full((self.capacity,), _NOBODY, device=device))
+        self.register_buffer("ids", torch.full((self.capacity,), NOBODY, device=device))
         self.register_buffer("slots", torch.arange(self.capacity, device=device))
         self.register_buffer("counts", torch.zeros(self.capacity + 1, device=device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=device))
@@ -125,7 +124,7 @@ class HotRows(nn.Module):
             ids: Row ids, counted through all tables.  # (num_ids,) int64
         """
         place = torch.searchsorted(self.ids, ids).clamp_(max=self.capacity - 1)
-        return torch.where((self.ids[place] == ids) & (ids != _NOBODY), self.slots[place], self.capacity)
+        return torch.where((self.ids[place] == ids) & (ids != NOBODY), self.slots[place], self.capacity)
 
     def bags(
         self,
@@ -262,7 +261,7 @@ class HotRows(nn.Module):
     def _ranked(self) -> tuple[Tensor, Tensor]:
         """The rows that should be in the cache, at most its capacity, and how often each is used."""
         fresh, leads = self.contest.leaders()
-        inside = self.ids != _NOBODY
+        inside = self.ids != NOBODY
         uses = self.counts[self.slots[inside]]
         best = torch.cat([uses * self.margin, leads]).topk(min(self.capacity, len(uses) + len(leads))).indices
         return torch.cat([self.ids[inside], fresh])[best], torch.cat([uses, leads])[best]
@@ -273,7 +272,7 @@ class HotRows(nn.Module):
         found = self.find(ids)
         stay = torch.zeros(self.capacity + 1, dtype=torch.bool, device=ids.device)
         stay[found] = True
-        leaving = (self.ids != _NOBODY) & ~stay[self.slots]
+        leaving = (self.ids != NOBODY) & ~stay[self.slots]
         left, entering, uses = self.ids[leaving], ids[found == self.capacity], counts[found == self.capacity]
         # A row takes its uses along: what remains are those of the others.
         self.contest.remove(entering)
@@ -289,7 +288,7 @@ class HotRows(nn.Module):
         if optimizer is not None:
             _forget(optimizer, self.weight, slots)
         found = found.masked_scatter(found == self.capacity, slots)
-        self.ids.fill_(_NOBODY)
+        self.ids.fill_(NOBODY)
         self.ids[: len(ids)], order = ids.sort()
         rest = torch.ones_like(stay[:-1])
         rest[found] = False

@@ -61,6 +61,37 @@ def tt_embedding_bags(
         >>> [tuple(pooled.shape) for pooled in bags], bags[1][:, 0]
         ([(2, 4), (2, 8)], tensor([0., 3.]))
     """
+    bags = flat_bags(
+        tables, ids, offsets, num_embeddings=num_embeddings, mode=mode, per_sample_weights=per_sample_weights
+    )
+    num_bags, widths = (offsets.shape[0] - 1) // len(tables), [embedding_dim(cores) for cores in tables]
+    # As of several tensors: of parts that autograd knows to be of one, none could be changed in place.
+    flats = torch.unsafe_split_with_sizes(bags, [num_bags * width for width in widths])
+    return [flat.view(num_bags, width) for flat, width in zip(flats, widths, strict=True)]
+
+
+def flat_bags(
+    tables: Sequence[Sequence[Tensor]],
+    ids: Tensor,
+    offsets: Tensor,
+    *,
+    num_embeddings: Sequence[int] | None = None,
+    mode: str = "sum",
+    per_sample_weights: Tensor | None = None,
+) -> Tensor:
+    """The bags of :func:`tt_embedding_bags`, those of one table after another, as they come from the op.
+
+    Args:
+        tables: As of :func:`tt_embedding_bags`; and so are the others.
+        ids: Row ids; those that are ``LEFT_OUT`` are in no bag.
+        offsets: Where each bag begins.
+        num_embeddings: Rows of each table.
+        mode: "mean", "sum" or "max".
+        per_sample_weights: Factor of every row.
+
+    Returns:
+        The bags.  # (sum of num_bags * embedding_dim,)
+    """
     if not tables:
         raise ValueError(f"{_OP} needs at least one table")
     rows = [None] * len(tables) if num_embeddings is None else list(num_embeddings)
@@ -79,7 +110,6 @@ def tt_embedding_bags(
             f"got shapes {tuple(ids.shape)} and {tuple(offsets.shape)}"
         )
     check_pooling(_OP, ids, mode, per_sample_weights, first)
-    num_bags = (offsets.shape[0] - 1) // len(tables)
     parts = [contracted(cores, ids.shape[0] // len(tables)) for cores, _ in checked]
     bags, _ = torch.ops.ttgraph.tt_embedding_bags(
         [core for cores in parts for core in cores],
@@ -91,10 +121,7 @@ def tt_embedding_bags(
         per_sample_weights,
         [LEFT_OUT] * len(tables),
     )
-    widths = [embedding_dim(cores) for cores in parts]
-    # As of several tensors: of parts that autograd knows to be of one, none could be changed in place.
-    flats = torch.unsafe_split_with_sizes(bags, [num_bags * width for width in widths])
-    return [flat.view(num_bags, width) for flat, width in zip(flats, widths, strict=True)]
+    return bags
 
 
 def check_pooling(op: str, ids: Tensor, mode: str, weights: Tensor | None, cores: Sequence[Tensor]) -> None:

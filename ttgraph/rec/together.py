@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,20 +30,23 @@ class Together(torch.optim.Optimizer):
         """A step of each of them."""
         if closure is not None:
             raise NotImplementedError("optimizers together take no closure")
-        begin = 0
-        for part in self._parts:  # groups and state are here; loading a checkpoint replaces both
-            end = begin + len(part.param_groups)
-            part.param_groups, part.state = self.param_groups[begin:end], self.state
+        for part, groups in self._shares():  # groups and state are here; loading a checkpoint replaces both
+            part.param_groups, part.state = groups, self.state
             part.step()
-            begin = end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, and a count of steps that was a number is one again."""
         super().load_state_dict(state_dict)
+        for part, groups in self._shares():
+            if isinstance(part, torch.optim.SparseAdam):
+                for parameter in (parameter for group in groups for parameter in group["params"]):
+                    if isinstance(self.state[parameter].get("step"), Tensor):
+                        self.state[parameter]["step"] = int(self.state[parameter]["step"])
+
+    def _shares(self) -> Iterator[tuple[torch.optim.Optimizer, list[dict[str, Any]]]]:
+        """Each of them, and those of the groups that are its own."""
         begin = 0
         for part in self._parts:
-            for group in self.param_groups[begin : begin + len(part.param_groups)]:
-                for state in (self.state[parameter] for parameter in group["params"] if parameter in self.state):
-                    if isinstance(part, torch.optim.SparseAdam) and isinstance(state["step"], Tensor):
-                        state["step"] = int(state["step"])
-            begin += len(part.param_groups)
+            end = begin + len(part.param_groups)
+            yield part, self.param_groups[begin:end]
+            begin = end
