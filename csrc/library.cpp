@@ -29,6 +29,9 @@ Tensor aggregate(Tensor x, std::vector<Tensor> matrix, std::vector<Tensor> trans
                  std::optional<Tensor> root);
 Tensor relu_dropout(Tensor x, double p, int64_t seed);
 Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
+Tensor pointwise(Tensor x, Tensor weight, std::optional<Tensor> bias);
+std::tuple<Tensor, Tensor, Tensor> pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x,
+                                                      bool with_bias);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -57,6 +60,10 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def("aggregate(Tensor x, Tensor[] matrix, Tensor[] transposed, Tensor? root) -> Tensor");
   library.def("relu_dropout(Tensor x, float p, SymInt seed) -> Tensor");
   library.def("relu_dropout_backward(Tensor grad, Tensor out, float p) -> Tensor");
+  library.def("pointwise(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def(
+      "pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x, bool with_bias) -> (Tensor, "
+      "Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -73,4 +80,6 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("aggregate", TORCH_BOX(&ttgraph::aggregate));
   library.impl("relu_dropout", TORCH_BOX(&ttgraph::relu_dropout));
   library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));
+  library.impl("pointwise", TORCH_BOX(&ttgraph::pointwise));
+  library.impl("pointwise_backward", TORCH_BOX(&ttgraph::pointwise_backward));
 }

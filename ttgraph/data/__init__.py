@@ -1,8 +1,9 @@
-"""Datasets: recipes, files and generators in, PyG `Data` or a `ClickLog` out."""
+"""Datasets: recipes, files and generators in, PyG `Data`, a `ClickLog` or `ImageData` out."""
 
 from ttgraph.data.build import DataError
 from ttgraph.data.click_log import ClickBatch, ClickLog, write_click_log
 from ttgraph.data.criteo import load_click_log
+from ttgraph.data.images import ImageData, load_images
 from ttgraph.data.load import cache_folder, find_recipe, load_dataset
 from ttgraph.data.npz import load_npz
 from ttgraph.data.ogb import write_ogb
@@ -14,6 +15,7 @@ __all__ = [
     "ClickBatch",
     "ClickLog",
     "DataError",
+    "ImageData",
     "KAGGLE_TABLE_SIZES",
     "Recipe",
     "cache_folder",
@@ -21,6 +23,7 @@ __all__ = [
     "list_recipes",
     "load_click_log",
     "load_dataset",
+    "load_images",
     "load_npz",
     "planted_clicks",
     "planted_hierarchy",

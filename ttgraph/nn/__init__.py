@@ -2,9 +2,11 @@
 
 from ttgraph.nn.bag import TTEmbeddingBag
 from ttgraph.nn.collection import TTEmbeddingBagCollection
+from ttgraph.nn.conv import TTConv2d
 from ttgraph.nn.embedding import TTEmbedding
 from ttgraph.nn.hashing import HashEmbedding, PosHashEmbedding
 from ttgraph.nn.hot_rows import HotRows
+from ttgraph.nn.linear import TTLinear
 from ttgraph.nn.table import TTTable
 
 __all__ = [
@@ -15,4 +17,6 @@ __all__ = [
     "HotRows",
     "HashEmbedding",
     "PosHashEmbedding",
+    "TTLinear",
+    "TTConv2d",
 ]
