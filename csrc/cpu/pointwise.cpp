@@ -184,11 +184,12 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_backward(Tensor grad, Tensor x, Ten
       sums.clear(share);
       shape.each_block(shares, share, [&](int64_t row, int64_t count) {
         const T* const grads = above.block(row, count);
+        if (with_x) {
+          arithmetic<T>().gemm(count, shape.in, shape.out, grads, shape.out, 1, factor, shape.in,
+                               to.block(row), shape.in, false);
+          to.done(row, count);
+        }
         sums.add(share, count, from.block(row, count), grads);
-        if (!with_x) return;
-        arithmetic<T>().gemm(count, shape.in, shape.out, grads, shape.out, 1, factor, shape.in, to.block(row),
-                             shape.in, false);
-        to.done(row, count);
       });
     });
     sums.sum(weight_grad, bias_grad);
