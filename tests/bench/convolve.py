@@ -37,6 +37,7 @@ class Step:
         generator = torch.Generator().manual_seed(1)
         self.grad = torch.randn(layer(self.x).shape, generator=generator).contiguous(memory_format=layout)
         self.leaves = [self.x, *layer.parameters()]
+        self.pixels = images.shape[2] * images.shape[3]
 
     def __call__(self) -> tuple[Tensor, ...]:
         return torch.autograd.grad(self.layer(self.x), self.leaves, self.grad)
@@ -47,17 +48,17 @@ class Step:
         return torch.autograd.grad(factors, list(self.layer.parameters()), [torch.ones_like(f) for f in factors])
 
     def kept(self) -> float:
-        """Numbers kept for the backward pass, the parameters left out, over those of the input."""
+        """Numbers of all images kept for the backward pass, over those of the input; weights are smaller."""
         sizes: dict[int, int] = {}
-        own = {parameter.untyped_storage().data_ptr() for parameter in self.layer.parameters()}
 
         def pack(tensor: Tensor) -> Tensor:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+            if tensor.numel() % (len(self.x) * self.pixels) == 0:
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             self.layer(self.x)
-        return sum(size for place, size in sizes.items() if place not in own) / self.x.numel()
+        return sum(sizes.values()) / self.x.numel()
 
 
 def tensorly_layer(channels: int, num_params: int) -> nn.Module:

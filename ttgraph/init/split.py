@@ -162,8 +162,8 @@ def leading(tensor: Tensor, dim: int, rank: int | None = None) -> tuple[Tensor, 
 def _table(shape: TTShape, matrix: Tensor, weights: Tensor) -> list[Tensor]:
     """The cores of a table; errors count in its columns by their weights."""
     weights = weights.clamp_min(_WEAK * weights.max().item() + _TINY)
-    *others, last = tt_svd(shape, matrix * weights).cores
-    return [*others, last / weights[:, None]]
+    first, *others = tt_svd(shape, matrix * weights).cores
+    return [first / weights[:, None], *others]
 
 
 def _weight(shape: SplitShape, inputs: list[Tensor], kernel: Tensor | None, outputs: list[Tensor]) -> Tensor:

@@ -54,7 +54,7 @@ class TTConv2d(nn.Module):
         depth: Cores of either side, or pairs of them.
         schedule: "factorized", through all factors; "reconstructed", with the dense weight; or "auto", whichever
             is cheaper for the images at hand. "ttm" is always reconstructed.
-        recompute: Whether to keep nothing but the input for the backward pass and compute the rest again.
+        recompute: Whether to keep no images but the input for the backward pass and compute the others again.
         weight: The cores to start with, in place of rank, compression, format and depth.
         generator: Source of the random start.
         device: Where the cores live.
@@ -141,11 +141,13 @@ class TTConv2d(nn.Module):
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         split = self._chosen_split(x)
-        run = self._reconstructed if split is None else partial(self._factorized, split)
+        if split is None:
+            return self._convolve(x, self.weight, self.bias)
+        factors = split.factors()
         if self.recompute and torch.is_grad_enabled():
-            result: Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+            result: Tensor = checkpoint(self._factorized, x, *factors, use_reentrant=False, preserve_rng_state=False)
             return result
-        return run(x)
+        return self._factorized(x, *factors)
 
     def _chosen_split(self, x: Tensor) -> SplitWeight | None:
         """The cores, where the images go through their factors."""
@@ -156,11 +158,7 @@ class TTConv2d(nn.Module):
         pays = self.schedule == "factorized" or split_pays(self.cores.shape, self.groups, in_pixels, out_pixels)
         return self.cores if pays else None
 
-    def _reconstructed(self, x: Tensor) -> Tensor:
-        return self._convolve(x, self.weight, self.bias)
-
-    def _factorized(self, split: SplitWeight, x: Tensor) -> Tensor:
-        inputs, kernel, outputs = split.factors()
+    def _factorized(self, x: Tensor, inputs: Tensor, kernel: Tensor | None, outputs: Tensor) -> Tensor:
         if kernel is None:
             x = self._without_kernel(x)
         return split_conv2d(x, inputs, kernel, outputs, self.bias, partial(self._convolve, bias=None), self.groups)
