@@ -2,6 +2,7 @@
 
 from ttgraph.nn.bag import TTEmbeddingBag
 from ttgraph.nn.collection import TTEmbeddingBagCollection
+from ttgraph.nn.compress import CompressionReport, compress
 from ttgraph.nn.conv import TTConv2d
 from ttgraph.nn.embedding import TTEmbedding
 from ttgraph.nn.hashing import HashEmbedding, PosHashEmbedding
@@ -19,4 +20,6 @@ __all__ = [
     "PosHashEmbedding",
     "TTLinear",
     "TTConv2d",
+    "compress",
+    "CompressionReport",
 ]

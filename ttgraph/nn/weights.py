@@ -148,8 +148,8 @@ class MatrixWeight(nn.Module):
 
         if wish.tolerance is None:
             return at(wish)
-        low, high = 0, weight.numel()  # low is too small, high holds everything
-        best = at(Wish(rank=high))
+        best = at(Wish(rank=weight.numel()))
+        low, high = 0, max(best[0].shape.ranks)  # low is too small, high holds everything
         while best[1] <= wish.tolerance and high - low > 1:
             middle = (low + high) // 2
             trial = at(Wish(rank=middle))
