@@ -364,7 +364,7 @@ def test_config_without_a_file(here, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "Expected one of {train, compare, info, order, rec}"),
+        ("", "Expected one of {train, compare, info, order, rec, cnn}"),
         ("trian", "Unrecognized options: trian"),
         ("train g.npz --rnak 3", "Unrecognized options: --rnak"),
         ("train g.npz --rank 0", "rank must be at least 1, got 0"),

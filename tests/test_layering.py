@@ -30,7 +30,8 @@ ALLOWED = {
     "train": {"shape", "graph", "order", "init", "ops", "nn", "data", "sampling", "models", "files", "plot"},
     "compare": {"train", "plot", "shape", "graph", "order", "data", "files"},
     "rec": {"compare", "train", "models", "nn", "data", "plot", "files"},
-    "cli": {"rec", "compare", "train", "plot", "shape", "graph", "order", "data", "init"},
+    "cnn": {"train", "models", "nn", "data"},
+    "cli": {"cnn", "rec", "compare", "train", "plot", "shape", "graph", "order", "data", "init"},
     "__main__": {"cli"},
     "__init__": {"shape", "ops", "nn", "order", "init", "graph", "data"},
 }

@@ -11,6 +11,7 @@ import pytest
 
 PUBLIC = {
     "ttgraph": ["TTShape"],
+    "ttgraph.cnn": ["CNNConfig", "CNNResult", "train_cnn"],
     "ttgraph.data": [
         "ClickBatch",
         "ClickLog",
@@ -52,11 +53,14 @@ PUBLIC = {
         "LabelPropagation",
         "ModelName",
         "NodeClassifier",
+        "ResNet",
         "adjacency",
         "make_gnn",
+        "make_resnet",
         "plan_tables",
     ],
     "ttgraph.nn": [
+        "CompressionReport",
         "HashEmbedding",
         "HotRows",
         "PosHashEmbedding",
@@ -66,6 +70,7 @@ PUBLIC = {
         "TTEmbeddingBagCollection",
         "TTLinear",
         "TTTable",
+        "compress",
     ],
     "ttgraph.ops": [
         "Adjacency",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from ttgraph.cli import graph, rec
+from ttgraph.cli import cnn, graph, rec
 from ttgraph.cli.config_file import take_config_file, underscored, with_settings
 from ttgraph.train import Interrupted, TrainConfig
 
@@ -20,6 +20,9 @@ from ttgraph.train import Interrupted, TrainConfig
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 Commands = Mapping[str, tuple[type[Any], Callable[[Any], None]]]
+
+# Modules whose commands stand behind a word.
+_GROUPS = {"rec": rec, "cnn": cnn}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +71,7 @@ def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
     words, settings = take_config_file(words)
     config = _parse_flags(words, settings, partial(TrainConfig.recommended, 1))
     if not isinstance(config, TrainConfig):
-        commands = (*graph.COMMANDS.values(), *rec.COMMANDS.values())
+        commands = [command for group in (graph, *_GROUPS.values()) for command in group.COMMANDS.values()]
         return config, next(run for kind, run in commands if type(config) is kind)
     # What is best depends on the graph, which only the flags name: so they are read again, on top of that.
     from ttgraph.data import find_recipe, load_dataset
@@ -90,12 +93,19 @@ def _parse_flags(words: list[str], settings: dict[str, Any], train_defaults: Cal
             options.append(Annotated[kind, tyro.conf.subcommand(name, default=default, description=description)])
         return Union[tuple(options + list(others))]  # noqa: UP007
 
-    in_rec: Any = one_of(rec.COMMANDS, words[1:] if words[:1] == ["rec"] else [])
-    in_rec = Annotated[in_rec, tyro.conf.subcommand("rec", description=rec.__doc__)]
+    # With a second option that nobody sees, for tyro makes no subcommand of one alone.
+    unseen = Annotated[None, tyro.conf.Suppress]
+    groups = [
+        Annotated[
+            one_of(group.COMMANDS, words[1:] if words[:1] == [name] else [], unseen),
+            tyro.conf.subcommand(name, description=group.__doc__),
+        ]
+        for name, group in _GROUPS.items()
+    ]
     return tyro.cli(
-        one_of(graph.COMMANDS, words, in_rec),
+        one_of(graph.COMMANDS, words, *groups),
         prog="ttgraph",
-        description="Tensor-train embeddings: of the nodes of graphs, and of recommendation models.",
+        description="Tensor trains: embeddings of the nodes of graphs and of recommendation models, and convolutions.",
         args=words,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )

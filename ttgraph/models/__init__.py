@@ -1,8 +1,9 @@
-"""Networks that take an embedding module or many, and what labels can do beside it."""
+"""Networks: on an embedding module or many, with what labels can do beside it, and of convolutions."""
 
 from ttgraph.models.dlrm import DLRM, plan_tables
 from ttgraph.models.label_inputs import LabelInputs
 from ttgraph.models.node import ModelName, NodeClassifier, adjacency, make_gnn
+from ttgraph.models.resnet import ResNet, make_resnet
 from ttgraph.models.smoothing import CorrectAndSmooth, LabelPropagation
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "LabelPropagation",
     "ModelName",
     "NodeClassifier",
+    "ResNet",
     "adjacency",
     "make_gnn",
+    "make_resnet",
     "plan_tables",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +123,7 @@ def train_rec(config: RecConfig, log: ClickLog | None = None) -> RecResult:
         "val_logloss": val_logloss,
         "bayes_auc": log.meta.get("bayes", {}).get("auc"),
         **_sizes(config, log, model),
-        **_progress(progress, batches.parts),
+        **progress.times(batches.parts),
         "seconds": time.perf_counter() - begin,
         "peak_memory_mb": peak_memory_mb(),
         "config": plain(config),
@@ -149,14 +148,4 @@ def _sizes(config: RecConfig, log: ClickLog, model: DLRM) -> dict[str, Any]:
         # With what it needs to find its rows and to count.
         "cache_mb": 0.0 if cache is None else sum(part.nbytes for part in cache.state_dict().values()) / 1e6,
         "cache_hit_rate": None if cache is None else cache.hit_rate,
-    }
-
-
-def _progress(progress: Progress, parts: int) -> dict[str, Any]:
-    """How long it took, in epochs of which the loop has seen parts."""
-    return {
-        "best_epoch": progress.best_epoch / parts,
-        "epochs": progress.epoch / parts,
-        "seconds_per_epoch": progress.seconds_per_epoch * parts,
-        "seconds_per_step": statistics.median(row["seconds"] / row["steps"] for row in progress.history),
     }

@@ -100,6 +100,15 @@ class Progress:
         """Median seconds that an epoch trains, evaluation not counted."""
         return statistics.median(row["seconds"] for row in self.history) if self.history else 0.0
 
+    def times(self, parts: int = 1) -> dict[str, float]:
+        """How long training took, as a summary says it, in epochs of which the loop has seen ``parts``."""
+        return {
+            "best_epoch": self.best_epoch / parts,
+            "epochs": self.epoch / parts,
+            "seconds_per_epoch": self.seconds_per_epoch * parts,
+            "seconds_per_step": statistics.median(row["seconds"] / row["steps"] for row in self.history),
+        }
+
 
 def fit(
     model: nn.Module,
@@ -208,7 +217,7 @@ def _train_epoch(
     shown = epoch + 1 if schedule.parts == 1 else (epoch + 1) / schedule.parts
     mean_loss = float(torch.stack(losses).mean())
     if not math.isfinite(mean_loss):
-        cure = "take a smaller --lr, or rate of the embedding"
+        cure = "take smaller learning rates"
         raise DivergedError(f"the loss became {mean_loss} in epoch {shown:g}; {cure}")
     return {
         "epoch": shown,
