@@ -423,3 +423,10 @@ def test_train_command(here, capsys):
     assert not folder.with_name(folder.name + "-2").exists()
     assert run("train", "images", "--width", "8", "--epochs", "1", "--threads", "1") == 0
     assert Path("runs/images-resnet20-dense/summary.json").exists()
+
+
+def test_of_equal_scores_the_last_is_kept(images):
+    result = train_cnn(replace(SMALL, epochs=3, lr=1e-9, weight_decay=0.0, norm=False), images)
+    scores = [row["val"] for row in result.progress.history]
+    assert len(set(scores)) == 1, "too small a learning rate to change a prediction"
+    assert result.summary["best_epoch"] == 3

@@ -1,7 +1,7 @@
-"""A step (forward and all gradients) through one TT convolution over the same through others.
+"""A step (forward and all gradients) through one TT convolution over the same through others, and of whole networks.
 
-python tests/bench/convolve.py [--shapes resnet cifar] [--compressions 4 10 30 100]. Of the dense convolution the faster
-memory layout of the round counts; tensorly-torch's factorized TT has as many parameters as ours.
+python tests/bench/convolve.py [--shapes resnet cifar] [--networks resnet32] [--compressions 4 10 30 100]. Of the dense
+convolution the faster memory layout of the round counts; tensorly-torch's factorized TT has as many parameters as ours.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import report
 import timing
 from run import ratio_columns
 from ttgraph.cli.main import keep_freed_memory
+from ttgraph.models import make_resnet
 from ttgraph.nn import TTConv2d
 
 # Channels, side of the images, images.
@@ -25,6 +26,8 @@ _SHAPES = {
     "resnet": [(64, 56, 32), (128, 28, 32), (256, 14, 32), (512, 7, 32)],
     "cifar": [(16, 32, 64), (32, 16, 64), (64, 8, 64)],
 }
+# Classes, images and their side.
+_NETWORKS = {"resnet32": (10, (64, 32)), "resnet18": (1000, (16, 112)), "resnet50": (1000, (8, 112))}
 _CPU = torch.device("cpu")
 
 
@@ -129,11 +132,51 @@ def measure(channels: int, side: int, num_images: int, compression: float, secon
     }
 
 
+class NetworkStep:
+    """A training step of a network: forward, backward, SGD."""
+
+    def __init__(self, name: str, layout: torch.memory_format, compression: float | None = None) -> None:
+        num_classes, (num_images, side) = _NETWORKS[name]
+        torch.manual_seed(0)
+        self.model = make_resnet(name, num_classes, compression=compression).to(memory_format=layout)
+        self.images = torch.randn(num_images, 3, side, side).contiguous(memory_format=layout)
+        self.labels = torch.randint(num_classes, (num_images,))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, 0.9)
+
+    def __call__(self) -> None:
+        loss = nn.functional.cross_entropy(self.model(self.images), self.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def measure_network(name: str, compressions: list[float], seconds: float) -> list[report.Row]:
+    """Rows: our step over the dense one, at each compression."""
+    dense = {"dense": torch.channels_last, "dense first": torch.contiguous_format}
+    steps = {key: NetworkStep(name, layout) for key, layout in dense.items()}
+    ours = {f"{value:g}x": NetworkStep(name, torch.channels_last, value) for value in compressions}
+    times = timing.interleaved({**steps, **ours}, _CPU, seconds=seconds, min_rounds=5)
+    fastest = list(map(min, times["dense"], times["dense first"]))
+    size = sum(parameter.numel() for parameter in steps["dense"].model.parameters())
+    return [
+        {
+            "network": name,
+            "compression": key,
+            "of all parameters": size / sum(parameter.numel() for parameter in step.model.parameters()),
+            **ratio_columns(times[key], fastest),
+            "peak MB": (timing.peak_bytes(step, _CPU) or 0) / 1e6,
+            "dense peak MB": (timing.peak_bytes(steps["dense"], _CPU) or 0) / 1e6,
+        }
+        for key, step in ours.items()
+    ]
+
+
 def main() -> None:
     """Takes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--shapes", nargs="+", choices=_SHAPES, default=list(_SHAPES))
+    parser.add_argument("--shapes", nargs="*", choices=_SHAPES, default=list(_SHAPES))
+    parser.add_argument("--networks", nargs="*", choices=_NETWORKS, default=["resnet32", "resnet18"])
     parser.add_argument("--compressions", type=float, nargs="+", default=[4, 10, 30, 100])
     parser.add_argument("--seconds", type=float, default=6, help="for each row")
     options = parser.parse_args()
@@ -152,6 +195,8 @@ def main() -> None:
             }
             rows += [*of_all, {"compression": compression, "ranks": "geometric mean", **means}]
         report.print_table(f"{name} shapes", rows)
+    for name in options.networks:
+        report.print_table(name, measure_network(name, options.compressions, 4 * options.seconds))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def train_cnn(config: CNNConfig, data: ImageData | None = None) -> CNNResult:
         lambda: predict(data.val)[1],
         Schedule(
             config.epochs, config.patience or config.epochs, warmup=config.warmup, seed=config.seed,
-            checkpoint_seconds=config.checkpoint_seconds,
+            checkpoint_seconds=config.checkpoint_seconds, last_of_equals=True,
         ),
         folder=config.out,
         metadata={"config": plain(config)},

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY, register_reference
+from ttgraph.ops import pointwise_reference as reference
 from ttgraph.ops.reference import second_derivative
 
 _DTYPES = (torch.float32, torch.float64)
@@ -37,22 +38,11 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if HAS_LIBRARY and x.device.type == "cpu" and x.dtype in _DTYPES:
         return torch.ops.ttgraph.pointwise(x, weight, bias)
-    return _reference(x, weight, bias)
+    return reference.pointwise(x, weight, bias)
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight if bias is None else torch.addmm(bias, x, weight)
-
-
-def _reference_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, with_x: bool, with_bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    x_grad = grad @ weight.T if with_x else x.new_empty(0, x.shape[1])
-    return x_grad, x.T @ grad, grad.sum(0) if with_bias else x.new_empty(0)
-
-
-register_reference("pointwise", _reference)
-register_reference("pointwise_backward", _reference_backward)
+register_reference("pointwise", reference.pointwise)
+register_reference("pointwise_backward", reference.pointwise_backward)
 
 
 @torch.library.register_fake("ttgraph::pointwise")

@@ -63,6 +63,8 @@ class Schedule:
         checkpoint_seconds: Least seconds between checkpoints.
         parts: Into how many parts an epoch is cut. Whatever is said of epochs here, and by a :class:`Progress`, is then
             said of parts, except for ``epochs`` and for the ``epoch`` of the history, which is a fraction.
+        last_of_equals: Whether an evaluation as good as the best one takes its place, though it is no reason to wait
+            longer; where scores are coarse, the learning rate has fallen further there.
     """
 
     epochs: int
@@ -72,6 +74,7 @@ class Schedule:
     seed: int = 0
     checkpoint_seconds: float = 15.0
     parts: int = 1
+    last_of_equals: bool = False
 
     @property
     def rounds(self) -> int:
@@ -170,7 +173,9 @@ def fit(
                 row["val"] = validate()
                 progress.stale += 1
                 if row["val"] > progress.best_score:
-                    progress.best_score, progress.best_epoch, progress.stale = row["val"], progress.epoch, 0
+                    progress.stale = 0
+                if row["val"] > progress.best_score or (schedule.last_of_equals and row["val"] == progress.best_score):
+                    progress.best_score, progress.best_epoch = row["val"], progress.epoch
                     best = {name: value.detach().clone() for name, value in model.state_dict().items()}
                 bar.set_postfix(epoch=row["epoch"], loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
             progress.history.append(row)
