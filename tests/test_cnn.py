@@ -368,7 +368,7 @@ def test_bad_settings(changes, message):
 
 
 def test_a_loss_that_is_not_a_number_is_told(images):
-    with pytest.raises(DivergedError, match="smaller --lr"):
+    with pytest.raises(DivergedError, match="smaller learning rates"):
         train_cnn(replace(SMALL, norm=False, lr=1e30), images)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY
-from ttgraph.ops import reference, tt_lookup, tt_materialize
+from ttgraph.ops import reference, tt_lookup, tt_materialize, tt_materialize_many
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -117,6 +117,30 @@ def test_materialize_equals_reference(device, table):
         lambda cores: reference.tt_materialize(cores, num_embeddings),
         cores,
     )
+
+
+@on_every_device
+def test_many_tables_equal_one_after_the_other(device):
+    first, second = small_cores(device=device), small_cores(device=device)[::-1]
+    second = [core.transpose(1, 3).contiguous() for core in second]
+    leaves = [core.detach().requires_grad_() for core in (*first, *second)]
+    depth = len(first)
+
+    def rows(make):
+        tables = make([leaves[:depth], leaves[depth:]], [47, 60])
+        return tables[0].square().sum() + tables[1].exp().sum(), tables
+
+    many, tables = rows(tt_materialize_many)
+    each, truth = rows(lambda tables, counts: [*map(tt_materialize, tables, counts)])
+    assert all(torch.equal(one, other) for one, other in zip(tables, truth, strict=True))
+    grads = [torch.autograd.grad(total, leaves, create_graph=True) for total in (many, each)]
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+    twice = [torch.autograd.grad(sum(grad.square().sum() for grad in of), leaves) for of in grads]
+    for one, other in zip(*twice, strict=True):
+        torch.testing.assert_close(one, other)
+    # One of the two alone.
+    (grad,) = torch.autograd.grad(tt_materialize_many([leaves[:depth], leaves[depth:]], [47, 60])[1].sum(), leaves[-1:])
+    assert torch.equal(grad, torch.autograd.grad(tt_materialize(leaves[depth:], 60).sum(), leaves[-1:])[0])
 
 
 @on_every_device

@@ -82,6 +82,7 @@ PUBLIC = {
         "tt_lookup_linear",
         "tt_materialize",
         "tt_materialize_linear",
+        "tt_materialize_many",
     ],
     "ttgraph.order": [
         "NodeOrder",

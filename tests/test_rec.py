@@ -288,7 +288,7 @@ def test_adam_moves_the_rows_that_were_used_and_no_others(log):
 
 
 def test_a_loss_that_is_not_a_number_is_told(log):
-    with pytest.raises(DivergedError, match="smaller --lr"):
+    with pytest.raises(DivergedError, match="smaller learning rates"):
         train_rec(replace(SMALL, optimizer="sgd", lr=1e30), log)
 
 

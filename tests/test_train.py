@@ -282,7 +282,7 @@ def test_full_disk_leaves_the_previous_checkpoint_whole(data, tmp_path, monkeypa
 
 
 def test_a_loss_that_is_not_a_number_is_told(data):
-    with pytest.raises(DivergedError, match="smaller --lr"):
+    with pytest.raises(DivergedError, match="smaller learning rates"):
         train(replace(SMALL, lr=1e30, lr_cores=1e30), data)
 
 

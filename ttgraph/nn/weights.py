@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ttgraph.init import from_matrix, gaussian
 from ttgraph.init.split import SplitCores, leading, merge_split, split_orthogonal, split_svd
-from ttgraph.ops import tt_materialize
+from ttgraph.ops import tt_materialize, tt_materialize_many
 from ttgraph.shape import TTShape
 from ttgraph.split_shape import SplitShape
 from ttgraph.tensor_train import rescale
@@ -55,8 +55,9 @@ class SplitWeight(nn.Module):
             Rows of the input channels, kernel if there is one, rows of the output channels.
                 # (in_channels, ranks[0]), (ranks[1], ranks[0], *kernel_size), (out_channels, ranks[1])
         """
-        inputs = tt_materialize(list(self.inputs), self.shape.in_shape.num_embeddings)
-        return inputs, self.kernel, tt_materialize(list(self.outputs), self.shape.out_shape.num_embeddings)
+        sides = self.shape.in_shape.num_embeddings, self.shape.out_shape.num_embeddings
+        inputs, outputs = tt_materialize_many([list(self.inputs), list(self.outputs)], sides)
+        return inputs, self.kernel, outputs
 
     def extra_repr(self) -> str:
         """The ranks, and how much smaller than the dense weight the cores are."""

@@ -6,7 +6,7 @@ from ttgraph.ops.bags import tt_embedding_bags
 from ttgraph.ops.dropout import relu_dropout
 from ttgraph.ops.linear import tt_lookup_linear, tt_materialize_linear
 from ttgraph.ops.lookup import tt_lookup
-from ttgraph.ops.materialize import tt_materialize
+from ttgraph.ops.materialize import tt_materialize, tt_materialize_many
 
 __all__ = [
     "Adjacency",
@@ -18,4 +18,5 @@ __all__ = [
     "tt_lookup_linear",
     "tt_materialize",
     "tt_materialize_linear",
+    "tt_materialize_many",
 ]

@@ -45,6 +45,52 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int, begin: int = 0)
     return torch.ops.ttgraph.tt_materialize(contracted(cores, num_embeddings), num_embeddings)
 
 
+def tt_materialize_many(tables: Sequence[Sequence[Tensor]], num_embeddings: Sequence[int]) -> list[Tensor]:
+    """``tt_materialize`` of several tables, for tables so small that what Python does counts: half of it, here.
+
+    Args:
+        tables: The cores of each table.
+        num_embeddings: Where the rows of each end.
+
+    Returns:
+        The rows of each.  # (num_embeddings[i], embedding_dim of table i)
+
+    Example:
+        >>> cores = [torch.ones(2, 1, 3, 2), torch.ones(5, 2, 4, 1)]
+        >>> [tuple(rows.shape) for rows in tt_materialize_many([cores, cores], [9, 10])]
+        [(9, 12), (10, 12)]
+    """
+    parts, counts = [], []
+    for cores, count in zip(tables, num_embeddings, strict=True):
+        cores, count = check_cores("tt_materialize", cores, count)
+        parts.append(contracted(cores, count))
+        counts.append(count)
+    return list(_Tables.apply([len(cores) for cores in parts], counts, *(core for cores in parts for core in cores)))
+
+
+class _Tables(torch.autograd.Function):
+    """Several tables, one node of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, depths: list[int], num_embeddings: list[int], *cores: Tensor) -> tuple[Tensor, ...]:
+        ctx.depths = depths
+        ctx.save_for_backward(*cores)
+        tables = _split(cores, depths)
+        return tuple(map(torch.ops.ttgraph.tt_materialize, tables, num_embeddings))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        backward = torch.ops.ttgraph.tt_materialize_backward
+        tables = zip(grads, _split(ctx.saved_tensors, ctx.depths), strict=True)
+        return None, None, *(core for grad, cores in tables for core in backward(grad, cores, deterministic))
+
+
+def _split(cores: Sequence[Tensor], depths: list[int]) -> list[list[Tensor]]:
+    rest = iter(cores)
+    return [[next(rest) for _ in range(depth)] for depth in depths]
+
+
 register_reference("tt_materialize", reference.tt_materialize)
 register_reference("tt_materialize_backward", reference.tt_materialize_backward)
 
