@@ -3,6 +3,7 @@
 from ttgraph.data.build import DataError
 from ttgraph.data.click_log import ClickBatch, ClickLog, write_click_log
 from ttgraph.data.criteo import load_click_log
+from ttgraph.data.from_pyg import from_pyg
 from ttgraph.data.images import ImageData, load_images
 from ttgraph.data.load import cache_folder, find_recipe, load_dataset
 from ttgraph.data.npz import load_npz
@@ -20,6 +21,7 @@ __all__ = [
     "Recipe",
     "cache_folder",
     "find_recipe",
+    "from_pyg",
     "list_recipes",
     "load_click_log",
     "load_dataset",

@@ -9,11 +9,16 @@ from torch_geometric.data import Data
 
 
 def check_metric(data: Data) -> None:
-    """Refuse a split over which the dataset's metric is not defined.
+    """Refuse a graph without a metric, and a split over which the metric is not defined.
 
     Raises:
-        ValueError: If ROC AUC is asked for of nodes that are all of one class.
+        ValueError: If something that training reads is missing, or ROC AUC is asked for of nodes that are all of one
+            class.
     """
+    needed = ("edge_index", "y", "train_mask", "val_mask", "test_mask", "num_classes", "metric")
+    missing = [key for key in needed if getattr(data, key, None) is None]
+    if missing:
+        raise ValueError(f"training needs {missing[0]}, which the graph does not have; ttgraph.data.from_pyg adds it")
     for part in ("val", "test"):
         classes = data.y[data[f"{part}_mask"]].unique()
         if data.metric == "roc_auc" and len(classes) < 2:
