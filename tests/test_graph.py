@@ -1,19 +1,12 @@
-"""Measures and label propagation on graphs."""
+"""Label propagation on graphs."""
 
 from __future__ import annotations
 
-import math
-
-import networkx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch_geometric.utils import homophily
 
 from ttgraph.graph.csr import CSR
-from ttgraph.graph.homophily import adjusted_homophily, digit_homophily, edge_homophily
 from ttgraph.graph.propagation import propagate_labels
 
 
@@ -21,50 +14,6 @@ def random_graph(num_nodes: int, num_edges: int, num_classes: int, seed: int):
     generator = torch.Generator().manual_seed(seed)
     edge_index = torch.randint(num_nodes, (2, num_edges), generator=generator)
     return edge_index, torch.randint(num_classes, (num_nodes,), generator=generator)
-
-
-@settings(max_examples=40, deadline=None)
-@given(num_nodes=st.integers(2, 30), num_edges=st.integers(1, 90), classes=st.integers(2, 5), seed=st.integers(0, 999))
-def test_homophily_agrees_with_pyg_and_networkx(num_nodes, num_edges, classes, seed):
-    edge_index, y = random_graph(num_nodes, num_edges, classes, seed)
-    assert edge_homophily(edge_index, y) == pytest.approx(homophily(edge_index, y, method="edge"))
-    graph = networkx.MultiGraph()
-    graph.add_nodes_from((i, {"y": int(label)}) for i, label in enumerate(y))
-    graph.add_edges_from(edge_index[:, edge_index[0] != edge_index[1]].t().tolist())
-    simple = edge_index[:, edge_index[0] != edge_index[1]]
-    if len(set(y[simple].flatten().tolist())) > 1:
-        expected = networkx.attribute_assortativity_coefficient(graph, "y")
-        assert adjusted_homophily(simple, y) == pytest.approx(expected)
-        both = torch.cat([simple, simple.flip(0)], dim=1)
-        assert adjusted_homophily(both.int(), y.short()) == pytest.approx(expected)
-
-
-def test_unlabelled_ends_do_not_count():
-    edge_index = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
-    assert edge_homophily(edge_index, torch.tensor([0, 0, 1, -1])) == 0.5
-    assert adjusted_homophily(edge_index, torch.tensor([0, 0, 1, -1])) == pytest.approx(-1 / 3)
-    assert edge_homophily(edge_index, torch.full((4,), -1)) == 0.0
-    assert math.isnan(adjusted_homophily(edge_index, torch.zeros(4, dtype=torch.long)))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    factors=st.lists(st.integers(1, 6), min_size=1, max_size=4), num_edges=st.integers(1, 50), seed=st.integers(0, 99)
-)
-def test_digit_homophily_counts_shared_digits(factors, num_edges, seed):
-    generator = torch.Generator().manual_seed(seed)
-    edge_index = torch.randint(math.prod(factors), (2, num_edges), generator=generator)
-    digits = [np.unravel_index(end.numpy(), factors) for end in edge_index]
-    agree = np.stack([a == b for a, b in zip(*digits, strict=True)])
-    expected = [agree[:level].all(axis=0).mean() for level in range(1, len(factors))]
-    assert digit_homophily(edge_index, factors) == pytest.approx(expected)
-
-
-def test_digit_homophily_edges_of_its_domain():
-    assert digit_homophily(torch.zeros(2, 0, dtype=torch.long), (2, 3, 4)) == [0.0, 0.0]
-    assert digit_homophily(torch.tensor([[2**40 - 1], [2**40 - 2]]), (2**20, 2**19, 2)) == [1.0, 1.0]
-    with pytest.raises(ValueError, match="hold ids below 24, but edge_index names node 24"):
-        digit_homophily(torch.tensor([[0], [24]]), (2, 3, 4))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
@@ -122,8 +71,6 @@ def test_published_label_propagation_on_arxiv(shared_data):
     with np.load(shared_data("ogbn_arxiv.npz"), allow_pickle=False) as file:
         edge_index, y = torch.from_numpy(file["edge_index"]), torch.from_numpy(file["y"]).long()
         split = torch.from_numpy(file["split"][0])
-    assert edge_homophily(edge_index, y) == pytest.approx(0.655, abs=1e-3)
-    assert adjusted_homophily(edge_index, y) == pytest.approx(0.589, abs=1e-3)
     scores = propagate_labels(CSR.undirected(edge_index, y.numel()), y, split == 1, clamp=True, num_steps=20)
     correct = (scores.argmax(1) == y).float()
     assert correct[split == 3].mean() > 0.68

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from ttgraph.compare import paired_tests, table
+
+if TYPE_CHECKING:
+    from ttgraph.graph import HomophilyMeasures
+
+_HOMOPHILY = {"edge", "node", "class_insensitive", "adjusted"}
 
 
 def with_folder(config: Any, suffix: str) -> Any:
@@ -69,3 +75,32 @@ def print_rows(rows: list[dict[str, Any]], folder: Path | None) -> None:
     """
     print("\n\n".join(filter(None, (table(rows), paired_tests(rows)))))
     print(f"the table, the curves and every run are in {folder}")
+
+
+def measured(value: float) -> str:
+    """A measure as a table shows it."""
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
+def measure_rows(measures: HomophilyMeasures) -> list[tuple[str, str]]:
+    """The names and the values of the measures of a graph, but for the matrix.
+
+    Args:
+        measures: What :func:`ttgraph.graph.measure_homophily` gives.
+    """
+    return [
+        ((f"{name} homophily" if name in _HOMOPHILY else name).replace("_", " "), measured(value))
+        for name, value in vars(measures).items()
+        if name != "compatibility"
+    ]
+
+
+def digit_table(shares: Sequence[float], row_factors: Sequence[int]) -> str:
+    """The digit homophily of an order as a table.
+
+    Args:
+        shares: Share of edges whose ends share the first digit, the first two, and so on.
+        row_factors: Radices of the digits.
+    """
+    rows = [(level + 1, row_factors[level], measured(share)) for level, share in enumerate(shares)]
+    return tabulate(rows, headers=("digits", "row factor", "digit homophily"), disable_numparse=True)

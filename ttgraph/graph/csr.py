@@ -58,7 +58,7 @@ class CSR:
             >>> CSR.incoming(torch.tensor([[0, 2], [1, 1]]), 3).degrees
             tensor([0, 2, 0])
         """
-        source, target = _checked(edge_index, num_nodes)
+        source, target = checked_edges(edge_index, num_nodes)
         edge_ids = torch.argsort(target * num_nodes + source, stable=True)
         return cls(_offsets(target, num_nodes), source[edge_ids], edge_ids)
 
@@ -77,7 +77,7 @@ class CSR:
             >>> CSR.undirected(torch.tensor([[0, 0, 1], [1, 1, 1]]), 2).neighbours
             tensor([1, 0])
         """
-        source, target = _checked(edge_index, num_nodes)
+        source, target = checked_edges(edge_index, num_nodes)
         keep = source != target
         source, target = source[keep], target[keep]
         # One sorted key per edge: exact in int64 up to three thousand million nodes.
@@ -86,14 +86,19 @@ class CSR:
         return cls(_offsets(source, num_nodes), target)
 
 
-def _checked(edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+def checked_edges(edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Source and target of each edge, on the CPU and in int64, if all of them are nodes of the graph.
+
+    Raises:
+        ValueError: If an edge leads to a node that does not exist.
+    """
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
         raise ValueError(
             f"edge_index must be an integer tensor of shape (2, num_edges), got {edge_index.dtype} of shape "
             f"{tuple(edge_index.shape)}"
         )
     if edge_index.numel():
-        low, high = int(edge_index.min()), int(edge_index.max())
+        low, high = (int(end) for end in edge_index.aminmax())
         if low < 0 or high >= num_nodes:
             raise ValueError(
                 f"edge_index names node {low if low < 0 else high}, but the graph has num_nodes={num_nodes}; "

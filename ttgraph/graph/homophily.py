@@ -1,4 +1,8 @@
-"""How often the two ends of an edge agree: in their label, or in the leading digits of their id."""
+"""How often the two ends of an edge agree: in their label, or in the leading digits of their id.
+
+The measures of labels are those of the graph that the labelled nodes induce. A node's neighbours are the sources of
+its incoming edges, as message passing reads them; it makes no difference where every edge is stored in both directions.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ttgraph.graph.edge_counts import count_classes, edge_chunks, labelled_ends
 
 
 def digit_homophily(
@@ -31,14 +37,17 @@ def digit_homophily(
         >>> digit_homophily(torch.tensor([[0, 1, 2], [1, 2, 7]]), (2, 2, 2))
         [0.6666666666666666, 0.3333333333333333]
     """
-    source, target = edge_index
     if edge_index.numel() and int(edge_index.max()) >= math.prod(row_factors):
         raise ValueError(
             f"row_factors {tuple(row_factors)} hold ids below {math.prod(row_factors)}, but edge_index names node "
             f"{int(edge_index.max())}; pass the factors of the graph's order"
         )
     strides = [math.prod(row_factors[level:]) for level in range(1, len(row_factors))]
-    return [_share(source // stride == target // stride) for stride in strides]
+    agree = [0] * len(strides)
+    for source, target in edge_chunks(edge_index, math.prod(row_factors)):
+        for level, stride in enumerate(strides):
+            agree[level] += int((source // stride == target // stride).sum())
+    return [count / max(edge_index.shape[1], 1) for count in agree]
 
 
 def edge_homophily(
@@ -54,12 +63,69 @@ def edge_homophily(
     Returns:
         The share, 0.0 where no edge has two labelled ends.
 
+    Source:
+        Zhu et al., "Beyond homophily in graph neural networks", NeurIPS 2020.
+
     Example:
         >>> edge_homophily(torch.tensor([[0, 1], [1, 2]]), torch.tensor([0, 0, 1]))
         0.5
     """
-    source, target = _end_labels(edge_index, y)
-    return _share(source == target)
+    same = total = 0
+    for of_source, of_target, _ in labelled_ends(edge_index, y):
+        same += int((of_source == of_target).sum())
+        total += of_source.numel()
+    return same / max(total, 1)
+
+
+def node_homophily(
+    edge_index: Tensor,  # (2, num_edges) integer
+    y: Tensor,  # (num_nodes,) integer, negative = unlabelled
+) -> float:
+    """Share of a node's neighbours that have its label, averaged over the nodes.
+
+    Args:
+        edge_index: Source and target of each edge.  # (2, num_edges) integer
+        y: Label of each node; unlabelled (negative) nodes are left out.  # (num_nodes,) integer
+
+    Returns:
+        The mean over the labelled nodes, of which those without labelled neighbours count as 0.0, as in PyG; 0.0
+        where no node is labelled.
+
+    Source:
+        Pei et al., "Geom-GCN: geometric graph convolutional networks", ICLR 2020.
+
+    Example:
+        >>> node_homophily(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), torch.tensor([0, 0, 1]))
+        0.5
+    """
+    by_target = torch.zeros(y.numel(), 2, dtype=torch.int32)
+    count_classes(edge_index, y, by_target)
+    return mean_same_share(by_target, int((y >= 0).sum()))
+
+
+def class_insensitive_homophily(
+    edge_index: Tensor,  # (2, num_edges) integer
+    y: Tensor,  # (num_nodes,) integer, negative = unlabelled
+) -> float:
+    """Edge homophily of each class above the class's share of the nodes, where it is above, averaged over classes.
+
+    Args:
+        edge_index: Source and target of each edge.  # (2, num_edges) integer
+        y: Label of each node; unlabelled (negative) nodes are left out.  # (num_nodes,) integer
+
+    Returns:
+        The sum over the classes divided by their number less one: 0 for edges blind to labels, 1 where no edge leads
+        to another class. NaN with fewer than two classes.
+
+    Source:
+        Lim et al., "Large scale learning on non-homophilous graphs", NeurIPS 2021.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> round(class_insensitive_homophily(edges, torch.tensor([0, 0, 1])), 6)
+        0.0
+    """
+    return class_insensitive(count_classes(edge_index, y), y)
 
 
 def adjusted_homophily(
@@ -84,19 +150,102 @@ def adjusted_homophily(
         >>> adjusted_homophily(torch.tensor([[0, 1], [1, 2]]), torch.tensor([0, 0, 1]))
         -0.3333333333333333
     """
-    source, target = _end_labels(edge_index, y)
-    degrees = torch.bincount(torch.cat([source, target])).double()
-    by_chance = float((degrees / degrees.sum()).square().sum())
-    if degrees.count_nonzero() < 2:
+    return adjusted(count_classes(edge_index, y))
+
+
+def label_informativeness(
+    edge_index: Tensor,  # (2, num_edges) integer
+    y: Tensor,  # (num_nodes,) integer, negative = unlabelled
+) -> float:
+    """What share of the uncertainty about a node's label its neighbour's label takes away: 0 nothing, 1 all.
+
+    Edges count in both directions, however they are stored. Unlike homophily it is high as well where each class
+    is linked to one other class.
+
+    Args:
+        edge_index: Source and target of each edge.  # (2, num_edges) integer
+        y: Label of each node; edges with an unlabelled (negative) end are left out.  # (num_nodes,) integer
+
+    Returns:
+        Mutual information of the two labels of an edge over the entropy of one; NaN where it is undefined, with
+        fewer than two classes among the ends of the edges.
+
+    Source:
+        Platonov et al., "Characterizing graph datasets for node classification", NeurIPS 2023.
+
+    Example:
+        >>> label_informativeness(torch.tensor([[0, 1, 2], [1, 2, 3]]), torch.tensor([0, 1, 0, 1]))
+        1.0
+    """
+    return informativeness(count_classes(edge_index, y))
+
+
+def compatibility_matrix(
+    edge_index: Tensor,  # (2, num_edges) integer
+    y: Tensor,  # (num_nodes,) integer, negative = unlabelled
+) -> Tensor:  # (num_classes, num_classes) float64
+    """For each class (row), the share that each class (column) has among the neighbours of its nodes.
+
+    Args:
+        edge_index: Source and target of each edge.  # (2, num_edges) integer
+        y: Label of each node; edges with an unlabelled (negative) end are left out.  # (num_nodes,) integer
+
+    Returns:
+        Rows that sum to 1; a class without neighbours has a row of zeros.
+
+    Source:
+        Zhu et al., "Graph neural networks with heterophily", AAAI 2021.
+
+    Example:
+        >>> compatibility_matrix(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), torch.tensor([0, 0, 1])).tolist()
+        [[0.6666666666666666, 0.3333333333333333], [1.0, 0.0]]
+    """
+    return compatibility(count_classes(edge_index, y))
+
+
+# The formulas, from the counts of edges between classes, (num_classes, num_classes) int64, a row for each target.
+
+
+def mean_same_share(by_target: Tensor, num_labelled: int) -> float:
+    """Node homophily from each node's edges from other classes and from its own, (num_nodes, 2)."""
+    total = by_target.sum(1)
+    return float((by_target[:, 1] / total.clamp_min(1)).sum(dtype=torch.float64)) / max(num_labelled, 1)
+
+
+def class_insensitive(counts: Tensor, y: Tensor) -> float:
+    """Class-insensitive homophily, which also wants the sizes of the classes."""
+    num_classes = len(counts)
+    if num_classes < 2:
         return math.nan
-    return (_share(source == target) - by_chance) / (1 - by_chance)
+    sizes = torch.bincount(y[y >= 0].flatten().cpu(), minlength=num_classes)
+    above = compatibility(counts).diag() - sizes / sizes.sum()
+    return float(above.clamp_min(0).sum()) / (num_classes - 1)
 
 
-def _end_labels(edge_index: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    source, target = y.flatten().long()[edge_index.long()]
-    labelled = (source >= 0) & (target >= 0)
-    return source[labelled], target[labelled]
+def adjusted(counts: Tensor) -> float:
+    """Adjusted homophily."""
+    both, by_class = _both_directions(counts)
+    if by_class.count_nonzero() < 2:
+        return math.nan
+    by_chance = float(by_class.square().sum())
+    return (float(both.trace()) - by_chance) / (1 - by_chance)
 
 
-def _share(agree: Tensor) -> float:
-    return int(agree.sum()) / agree.numel() if agree.numel() else 0.0
+def informativeness(counts: Tensor) -> float:
+    """Label informativeness."""
+    both, by_class = _both_directions(counts)
+    if by_class.count_nonzero() < 2:
+        return math.nan
+    return 2 - float(torch.special.entr(both).sum() / torch.special.entr(by_class).sum())
+
+
+def compatibility(counts: Tensor) -> Tensor:
+    """Compatibility matrix."""
+    return counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
+
+
+def _both_directions(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of the edges between classes, counted in both directions, and of their ends in each class."""
+    both = (counts + counts.T).double()
+    both /= both.sum().clamp_min(1)
+    return both, both.sum(1)

@@ -3,6 +3,16 @@
 from ttgraph.init.matrix import from_matrix
 from ttgraph.init.random import gaussian, hierarchical, orthogonal
 from ttgraph.init.sampled import sampled_gaussian
-from ttgraph.init.spectral import spectral
+from ttgraph.init.spectral import captured_energy, spectral, spectral_energy, weighted_eigenvectors
 
-__all__ = ["from_matrix", "gaussian", "hierarchical", "orthogonal", "sampled_gaussian", "spectral"]
+__all__ = [
+    "captured_energy",
+    "from_matrix",
+    "gaussian",
+    "hierarchical",
+    "orthogonal",
+    "sampled_gaussian",
+    "spectral",
+    "spectral_energy",
+    "weighted_eigenvectors",
+]

@@ -1,4 +1,4 @@
-"""Cores that start as the leading eigenvectors of a graph."""
+"""Cores that start as the leading eigenvectors of a graph, and how much of these they can hold."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ def spectral(
 ) -> list[Tensor]:
     """Cores of the TT-SVD of the graph's leading eigenvectors, scaled to a chosen size.
 
-    Column ``j`` is the ``j``-th eigenvector of ``D^-1/2 A D^-1/2``, without the trivial one, times its eigenvalue to
-    the ``power``. Where a graph has fewer of them with a positive eigenvalue, as one without edges has, the columns
-    left are small noise. Components with fewer nodes than a column's share of the graph get zero rows: their own
-    eigenvectors would take columns that say nothing about any other node.
-
-    Besides the graph and the eigenvectors themselves only blocks are in memory.
+    The columns are the :func:`weighted_eigenvectors`. Where a graph has fewer of them, as one without edges has, the
+    columns left are small noise. Besides the graph and the eigenvectors themselves only blocks are in memory.
 
     Args:
         shape: Shape of the cores; ``num_embeddings`` is the number of nodes.
@@ -61,14 +57,134 @@ def spectral(
     if not std > 0:
         raise ValueError(f"spectral needs std > 0, got {std}")
     num_nodes, width = shape.num_embeddings, shape.embedding_dim
-    csr = CSR.undirected(edge_index, num_nodes)
-    values, table = leading_eigenvectors(csr, width, tol=tol, seed=seed, min_component=math.ceil(num_nodes / width))
-    del csr
-    found = int((values > _SMALLEST_VALUE).sum())
-    table = table[:, :found].mul_(values[:found] ** power)
+    table = weighted_eigenvectors(edge_index, num_nodes, width, power=power, tol=tol, seed=seed)
+    found = table.shape[1]
     if found < width:
         noise = torch.randn(num_nodes, width - found, generator=torch.Generator().manual_seed(seed))
         table = torch.cat([table, noise.mul_(_NOISE / math.sqrt(num_nodes))], dim=1)
     cores, _ = tt_svd(shape, table, seed=seed)
     factor = std * math.sqrt(num_nodes * width) / norm(cores, num_nodes)
     return [core.to(dtype) for core in rescale(cores, factor)]
+
+
+def weighted_eigenvectors(
+    edge_index: Tensor,  # (2, num_edges) integer
+    num_nodes: int,
+    width: int,
+    *,
+    power: float = 0.5,
+    tol: float = 1e-3,
+    seed: int = 0,
+) -> Tensor:  # (num_nodes, <= width) float32
+    """The leading eigenvectors of a graph, by how much they say about neighbours.
+
+    Column ``j`` is the ``j``-th eigenvector of ``D^-1/2 A D^-1/2``, without the trivial one, times its eigenvalue to
+    the ``power``. Components with fewer nodes than a column's share of the graph get zero rows: their own
+    eigenvectors would take columns that say nothing about any other node.
+
+    Args:
+        edge_index: The graph; directions do not matter.
+        num_nodes: Number of nodes.
+        width: Columns wanted.
+        power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
+        tol: Accuracy of the eigenvalues.
+        seed: Seed of all that is random.
+
+    Returns:
+        The columns; fewer where the graph has fewer eigenvectors with a positive eigenvalue.
+
+    Raises:
+        ValueError: If an edge leads to a node that does not exist.
+
+    Source: Chung, "Spectral Graph Theory" (AMS 1997).
+
+    Example:
+        >>> ring = torch.stack([torch.arange(12), torch.arange(12).roll(-1)])
+        >>> weighted_eigenvectors(ring, 12, 8).shape  # of its twelve eigenvalues five are positive
+        torch.Size([12, 4])
+    """
+    csr = CSR.undirected(edge_index, num_nodes)
+    values, vectors = leading_eigenvectors(csr, width, tol=tol, seed=seed, min_component=math.ceil(num_nodes / width))
+    found = int((values > _SMALLEST_VALUE).sum())
+    return vectors[:, :found].mul_(values[:found] ** power)
+
+
+def captured_energy(
+    shape: TTShape,
+    eigenvectors: Tensor,  # (num_embeddings, <= embedding_dim) floating
+    *,
+    seed: int = 0,
+) -> float:
+    """Share of a matrix's energy that is left in its TT-SVD: how well an order suits the graph.
+
+    The energy is the sum of the squared entries. With the leading eigenvectors of a graph in the order of its nodes,
+    the share is the higher the better the nodes of a prefix are alike.
+
+    Args:
+        shape: Shape of the cores, whose ranks limit what can be captured.
+        eigenvectors: Any matrix, a row for each node in the order; columns that it lacks count as zero.
+            # (num_embeddings, <= embedding_dim) floating
+        seed: Seed of the sketch of very wide unfoldings.
+
+    Returns:
+        ``1 - error^2 / energy``, from 0 to 1; NaN for a matrix of zeros, or without columns.
+
+    Raises:
+        ValueError: If the sizes differ from the shape's, or the matrix has numbers that are not finite.
+
+    Source: Oseledets, "Tensor-train decomposition" (SISC 2011).
+
+    Example:
+        >>> alike = torch.arange(2.0).repeat_interleave(4)[:, None]  # within the blocks of the first digit
+        >>> shape = TTShape.plan(8, 4, rank=1, row_factors=(2, 4))
+        >>> round(captured_energy(shape, alike), 3), round(captured_energy(shape, alike[torch.randperm(8)]), 3) < 1
+        (1.0, True)
+    """
+    if eigenvectors.dim() != 2 or len(eigenvectors) != shape.num_embeddings:
+        raise ValueError(
+            f"captured_energy needs a row for each of num_embeddings={shape.num_embeddings} nodes, got a matrix of "
+            f"shape {tuple(eigenvectors.shape)}"
+        )
+    energy = float(eigenvectors.square().sum(dtype=torch.float64))
+    if energy == 0:
+        return math.nan
+    missing = max(shape.embedding_dim - eigenvectors.shape[1], 0)
+    _, error = tt_svd(shape, torch.nn.functional.pad(eigenvectors, (0, missing)), seed=seed)
+    return max(1 - error**2 / energy, 0.0)
+
+
+def spectral_energy(
+    shape: TTShape,
+    edge_index: Tensor,  # (2, num_edges) integer
+    *,
+    power: float = 0.5,
+    tol: float = 1e-3,
+    seed: int = 0,
+) -> float:
+    """Share of the energy of a graph's leading eigenvectors, weighted as in :func:`spectral`, that cores can capture.
+
+    To compare orders or shapes, compute the :func:`weighted_eigenvectors` once, for :func:`captured_energy`.
+
+    Args:
+        shape: Shape of the cores; ``num_embeddings`` is the number of nodes.
+        edge_index: The graph, its nodes already renumbered by their order; directions do not matter.
+        power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
+        tol: Accuracy of the eigenvalues.
+        seed: Seed of all that is random.
+
+    Returns:
+        The share, from 0 to 1; NaN for a graph without eigenvectors of a positive eigenvalue.
+
+    Raises:
+        ValueError: If an edge leads to a node that does not exist.
+
+    Example:
+        >>> ring = torch.stack([torch.arange(12), torch.arange(12).roll(-1)])
+        >>> shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(0))[ring]
+        >>> shape = TTShape.plan(12, 4, rank=2, depth=2)
+        >>> spectral_energy(shape, ring) > spectral_energy(shape, shuffled)
+        True
+    """
+    num_nodes, width = shape.num_embeddings, shape.embedding_dim
+    table = weighted_eigenvectors(edge_index, num_nodes, width, power=power, tol=tol, seed=seed)
+    return captured_energy(shape, table, seed=seed)

@@ -1,4 +1,4 @@
-"""Pictures of what was measured."""
+"""Pictures of training runs and of their scores."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttgraph.files import replacing
+from ttgraph.plot.figure import line_style, named, new_figure, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# What stands below an axis of sizes, and below which size it is linear.
+_SIZES = {"params": ("parameters of the embedding", 1000), "mb": ("MB of the embedding", 0.1)}
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None, title: str = "") -> Figure:
@@ -28,7 +31,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None
         >>> len(figure.axes)
         2
     """
-    figure = _figure(title)
+    figure = new_figure(title)
     left = figure.subplots()
     left.plot([row["epoch"] for row in history], [row["loss"] for row in history], color="tab:blue")
     left.set(xlabel="epoch")
@@ -37,7 +40,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None
     scored = [row for row in history if "val" in row]
     right.plot([row["epoch"] for row in scored], [row["val"] for row in scored], color="tab:orange")
     right.set_ylabel("validation score", color="tab:orange")
-    return _write(figure, path)
+    return written(figure, path)
 
 
 def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | None = None) -> Figure:
@@ -52,16 +55,16 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure("", len(curves))
+    figure = new_figure("", len(curves))
     axes = figure.subplots()
     for number, (name, history) in enumerate(curves.items()):
         scored = [row for row in history if "val" in row]
-        style = _style(number)
+        style = line_style(number)
         axes.plot([row["epoch"] for row in scored], [row["val"] for row in scored], label=name, **style)
     axes.set(xlabel="epoch", ylabel="validation score")
     if curves:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _named(figure, path)
+    return named(figure, path)
 
 
 def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None, size: str = "params") -> Figure:
@@ -75,10 +78,10 @@ def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None, siz
     Returns:
         The figure.
     """
-    figure = _figure("", len(rows))
+    figure = new_figure("", len(rows))
     axes = figure.subplots()
     for number, row in enumerate(rows):
-        style = _style(number) | {"linestyle": "none", "marker": "os^D"[number // 10 % 4]}
+        style = line_style(number) | {"linestyle": "none", "marker": "os^D"[number // 10 % 4]}
         axes.errorbar(row[size], row["test"], row["test_std"], capsize=2, label=row["name"], **style)
     front: list[Mapping[str, Any]] = []
     for row in sorted(rows, key=lambda row: (row[size], -row["test"])):
@@ -91,7 +94,7 @@ def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None, siz
     axes.set_xlim(-few / 5, 3 * max(most, few))
     axes.set_xticks([0, *(few * 10**k for k in range(7) if few * 10**k <= 3 * most)])
     axes.set(xlabel=label, ylabel="test score")
-    return _named(figure, path)
+    return named(figure, path)
 
 
 def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Path | None = None) -> Figure:
@@ -104,47 +107,13 @@ def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     Returns:
         The figure.
     """
-    figure = _figure("", len(scores))
+    figure = new_figure("", len(scores))
     axes = figure.subplots()
     for number, (name, ranges) in enumerate(scores.items()):
-        style = _style(number)
+        style = line_style(number)
         axes.plot([row["degree"] for row in ranges], [row["score"] for row in ranges], marker=".", label=name, **style)
     axes.set_xscale("symlog", base=2, linthresh=1)
     ticks = sorted({int(row["degree"]) for ranges in scores.values() for row in ranges})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set(xlabel="least degree of a range", ylabel="test score")
-    return _named(figure, path)
-
-
-# What stands below an axis of sizes, and below which size it is linear.
-_SIZES = {"params": ("parameters of the embedding", 1000), "mb": ("MB of the embedding", 0.1)}
-
-
-def _style(number: int) -> dict[str, Any]:
-    """Ten colours, and then the same with other lines."""
-    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
-
-
-def _figure(title: str, names: int = 0) -> Figure:
-    # A figure of its own, not pyplot's: no display, no global state.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.2 + 0.1 * names), layout="constrained")  # the names stand below, two in a line
-    figure.suptitle(title)
-    return figure
-
-
-def _named(figure: Figure, path: Path | None) -> Figure:
-    """With a grid, and the names of the contenders, if any, below."""
-    axes = figure.axes[0]
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[1]:
-        figure.legend(loc="outside lower center", fontsize="small", ncols=2)
-    return _write(figure, path)
-
-
-def _write(figure: Figure, path: Path | None) -> Figure:
-    if path is not None:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=130)
-    return figure
+    return named(figure, path)
