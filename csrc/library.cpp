@@ -32,6 +32,11 @@ Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
 Tensor pointwise(Tensor x, Tensor weight, std::optional<Tensor> bias);
 std::tuple<Tensor, Tensor, Tensor> pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x,
                                                       bool with_bias);
+std::tuple<Tensor, Tensor> sample_edges(Tensor cumulative, Tensor strata, int64_t seed,
+                                        std::optional<Tensor> new_ids, std::optional<Tensor> groups);
+Tensor both_directions(Tensor edge_index, int64_t num_nodes);
+Tensor preferential_edges(Tensor classes, Tensor compatibility, int64_t num_edges, int64_t num_inside,
+                          int64_t seed);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -64,6 +69,13 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x, bool with_bias) -> (Tensor, "
       "Tensor, Tensor)");
+  library.def(
+      "sample_edges(Tensor cumulative, Tensor strata, SymInt seed, Tensor? new_ids, Tensor? groups) -> "
+      "(Tensor, Tensor)");
+  library.def("both_directions(Tensor edge_index, SymInt num_nodes) -> Tensor");
+  library.def(
+      "preferential_edges(Tensor classes, Tensor compatibility, SymInt num_edges, SymInt num_inside, SymInt "
+      "seed) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -82,4 +94,7 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));
   library.impl("pointwise", TORCH_BOX(&ttgraph::pointwise));
   library.impl("pointwise_backward", TORCH_BOX(&ttgraph::pointwise_backward));
+  library.impl("sample_edges", TORCH_BOX(&ttgraph::sample_edges));
+  library.impl("both_directions", TORCH_BOX(&ttgraph::both_directions));
+  library.impl("preferential_edges", TORCH_BOX(&ttgraph::preferential_edges));
 }

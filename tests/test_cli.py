@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from ttgraph.cli import COMMANDS, main
 from ttgraph.data import load_dataset, planted_hierarchy, write_ogb
+from ttgraph.graph import compatibility_matrix, edge_homophily, measure_homophily
 from ttgraph.order import NodeOrder
 from ttgraph.train import TrainConfig, engine
 
@@ -225,13 +226,55 @@ def test_layer_fanout(fanout, layers):
 
 @pytest.mark.parametrize("data", ["g.npz", "r.toml"])
 def test_info(here, capsys, data):
+    before = contents(here)
     assert run("info", data, "--dim", "16") == 0
     out = capsys.readouterr().out
     graph = load_dataset(data)
     assert re.search(rf"^nodes +{graph.num_nodes}$", out, re.MULTILINE)
     assert re.search(rf"^edges \(directed\) +{graph.num_edges:,}$", out, re.MULTILINE)
-    for word in ("degree", "edge homophily", "adjusted homophily", "row factors", f"{graph.num_nodes * 16:,}"):
+    for word in ("degree", "row factors", f"{graph.num_nodes * 16:,}"):
         assert word in out
+    measures = measure_homophily(graph.edge_index, graph.y)
+    for name, value in {
+        "edge homophily": measures.edge,
+        "node homophily": measures.node,
+        "class insensitive homophily": measures.class_insensitive,
+        "adjusted homophily": measures.adjusted,
+        "label informativeness": measures.label_informativeness,
+        "degree assortativity": measures.degree_assortativity,
+    }.items():
+        assert re.search(rf"^{name} +{value:.4f}$", out, re.MULTILINE), name
+    assert contents(here) == before
+
+
+def test_info_under_an_order_and_in_a_folder(here, capsys):
+    words = shlex.split("info g.npz --dim 16 --row-factors 10,6,5 --order metis --out deep/g")
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert "in deep/g" in out
+    assert {path.name for path in Path("deep/g").iterdir()} == {"compatibility.png", "degrees.png", "measures.json"}
+    found = json.loads(Path("deep/g/measures.json").read_text())
+    graph = load_dataset("g.npz")
+    assert (found["nodes"], found["edges"], found["classes"]) == (200, graph.num_edges, 3)
+    assert found["edge"] == edge_homophily(graph.edge_index, graph.y)
+    assert found["compatibility"] == compatibility_matrix(graph.edge_index, graph.y).tolist()
+    assert len(found["digit_homophily"]) == 2
+    assert found["captured_energy"] == sorted(found["captured_energy"])
+    for value in (*found["digit_homophily"], *found["captured_energy"]):
+        assert f"{value:.4f}" in out
+    assert run(*words, "--order", "random") == 0
+    worse = json.loads(Path("deep/g/measures.json").read_text())
+    assert worse["digit_homophily"] < found["digit_homophily"]
+    assert worse["captured_energy"][0] < found["captured_energy"][0]
+
+
+def test_info_of_a_graph_that_leaves_everything_undefined(here, capsys):
+    graph = arrays() | {"edge_index": np.zeros((2, 0), np.int64), "y": np.zeros(200, np.int16)}
+    np.savez("g.npz", **graph)
+    assert run("info", "g.npz", "--order", "natural", "--out", "g") == 0
+    assert re.search(r"^label informativeness +undefined$", capsys.readouterr().out, re.MULTILINE)
+    found = json.loads(Path("g/measures.json").read_text())
+    assert (found["edge"], found["adjusted"], found["captured_energy"]) == (0, None, [None] * 5)
 
 
 @pytest.mark.parametrize("data", ["g.npz", "r.toml"])
@@ -364,7 +407,7 @@ def test_config_without_a_file(here, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "Expected one of {train, compare, info, order, rec, cnn}"),
+        ("", "Expected one of {train, compare, info, order, rec, cnn, study, generate}"),
         ("trian", "Unrecognized options: trian"),
         ("train g.npz --rnak 3", "Unrecognized options: --rnak"),
         ("train g.npz --rank 0", "rank must be at least 1, got 0"),
@@ -402,6 +445,8 @@ def test_config_without_a_file(here, capsys):
         ("info nope.npz", "nope.npz: no such file"),
         ("info g.npz --dim 127", "embedding_dim=127 is prime"),
         ("info g.npz --depth 1", "depth must be at least 2"),
+        ("info g.npz --out g.npz", "cannot make the folder g.npz: File exists"),
+        ("info g.npz --order metsi", "invalid choice 'metsi' for argument '--order'"),
         ("order g.npz --row-factors 5,5", "multiply to 25, fewer than"),
         ("order g.npz --out nowhere/o.npz", "there is no folder nowhere"),
         ("order g.npz --out g.npz", "g.npz exists"),

@@ -23,7 +23,7 @@ ALLOWED = {
     "init": {"shape", "split_shape", "tensor_train", "graph"},
     "ops": {"shape", "_library"},
     "nn": {"ops", "init", "shape", "split_shape", "tensor_train"},
-    "data": {"graph", "files"},
+    "data": {"ops", "graph", "files"},
     "sampling": {"graph", "_library"},
     "models": {"nn", "ops", "graph", "shape"},
     "plot": {"files"},
@@ -31,7 +31,8 @@ ALLOWED = {
     "compare": {"train", "plot", "shape", "graph", "order", "data", "files"},
     "rec": {"compare", "train", "models", "nn", "data", "plot", "files"},
     "cnn": {"train", "models", "nn", "data"},
-    "cli": {"cnn", "rec", "compare", "train", "plot", "shape", "graph", "order", "data", "init"},
+    "study": {"compare", "train", "plot", "shape", "nn", "models", "graph", "order", "init", "data", "files"},
+    "cli": {"study", "cnn", "rec", "compare", "train", "plot", "shape", "graph", "order", "data", "init", "files"},
     "__main__": {"cli"},
     "__init__": {"shape", "ops", "nn", "order", "init", "graph", "data"},
 }

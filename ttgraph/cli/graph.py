@@ -7,31 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
-from ttgraph.cli.output import check_new_file, print_rows, print_summary, with_folder
+from ttgraph.cli.info import InfoConfig, run_info
+from ttgraph.cli.output import check_new_file, digit_table, print_rows, print_summary, with_folder
 from ttgraph.compare import CompareConfig
 from ttgraph.train import TrainConfig
 from ttgraph.train.config import DataName, OptionalInts, OrderName
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
-
-
-@dataclass(frozen=True)
-class InfoConfig:
-    """Which dataset to describe: the flags of ``ttgraph info``."""
-
-    data: DataName = "homophily-100k"
-    """Recipe name, recipe file, .npz file or root of a dataset in OGB's layout."""
-    split: int = 0
-    """Which of the dataset's splits."""
-    dim: int = 128
-    """Columns of the embedding whose sizes to list."""
-    depth: int = 3
-    """Number of TT cores."""
-    row_factors: OptionalInts = None
-    """Row factors; balanced by default."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class OrderConfig:
     split: int = 0
     """Which of the dataset's splits."""
     order: OrderName = "metis"
-    """Order of the nodes."""
+    """Order of the nodes; auto takes metis or homophily by what the training labels say."""
     depth: int = 3
     """Number of digits."""
     row_factors: OptionalInts = None
@@ -71,41 +54,6 @@ def run_compare(config: CompareConfig) -> None:
     print_rows(compare(config), config.out)
 
 
-def run_info(config: InfoConfig) -> None:
-    """Describe a dataset."""
-    from ttgraph.data import load_dataset
-    from ttgraph.graph import CSR, adjusted_homophily, edge_homophily
-    from ttgraph.shape import TTShape
-
-    data = load_dataset(config.data, split=config.split)
-    shapes = [
-        TTShape.plan(data.num_nodes, config.dim, rank=rank, depth=config.depth, row_factors=config.row_factors)
-        for rank in (4, 8, 16, 32, 64)
-    ]
-    degrees = CSR.incoming(data.edge_index, data.num_nodes).degrees.float()
-    rows = [
-        ("nodes", f"{data.num_nodes:,}"),
-        ("edges (directed)", f"{data.num_edges:,}"),
-        ("classes", data.num_classes),
-        ("train / val / test", " / ".join(f"{int(data[f'{part}_mask'].sum()):,}" for part in ("train", "val", "test"))),
-        ("metric", data.metric),
-        ("degree mean / median / max", f"{degrees.mean():.2f} / {degrees.median():.0f} / {degrees.max():.0f}"),
-        ("isolated nodes", f"{int((degrees == 0).sum()):,}"),
-        ("edge homophily", f"{edge_homophily(data.edge_index, data.y):.4f}"),
-        ("adjusted homophily", f"{adjusted_homophily(data.edge_index, data.y):.4f}"),
-    ]
-    print(tabulate(rows, tablefmt="plain"), end="\n\n")
-    sizes = [
-        (str(max(s.ranks)), "x".join(map(str, s.row_factors)), "x".join(map(str, s.col_factors)), f"{s.num_params:,}",
-         f"{4 * s.num_params / 1e6:.2f}", f"{s.compression:,.1f}x")
-        for s in shapes
-    ]  # fmt: skip
-    dense = data.num_nodes * config.dim
-    sizes.append(("dense", "", "", f"{dense:,}", f"{4 * dense / 1e6:.2f}", "1.0x"))
-    headers = ("rank", "row factors", "column factors", "parameters", "MB", "smaller")
-    print(tabulate(sizes, headers=headers, disable_numparse=True, stralign="right"))
-
-
 def run_order(config: OrderConfig) -> None:
     """Compute an order of the nodes and save it."""
     import time
@@ -123,9 +71,10 @@ def run_order(config: OrderConfig) -> None:
     seconds = time.perf_counter() - begin
     order.save(path)
     shares = digit_homophily(order.apply(data).edge_index, order.row_factors)
-    rows = [(level + 1, order.row_factors[level], f"{share:.4f}") for level, share in enumerate(shares)]
-    print(tabulate(rows, headers=("digits", "row factor", "digit homophily"), disable_numparse=True))
-    print(f"{config.order} order of {order.num_nodes:,} nodes in {seconds:.1f} s, saved as {path}")
+    print(digit_table(shares, order.row_factors))
+    if order.reason:
+        print(order.reason)
+    print(f"{order.method} order of {order.num_nodes:,} nodes in {seconds:.1f} s, saved as {path}")
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from ttgraph.cli import cnn, graph, rec
+from ttgraph.cli import cnn, generate, graph, rec, study
 from ttgraph.cli.config_file import take_config_file, underscored, with_settings
+from ttgraph.study import HomophilyConfig
 from ttgraph.train import Interrupted, TrainConfig
 
 # Names of glibc's malloc.h.
@@ -22,7 +23,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 Commands = Mapping[str, tuple[type[Any], Callable[[Any], None]]]
 
 # Modules whose commands stand behind a word.
-_GROUPS = {"rec": rec, "cnn": cnn}
+_GROUPS = {"rec": rec, "cnn": cnn, "study": study, "generate": generate}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,11 +84,15 @@ def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
 
 
 def _parse_flags(words: list[str], settings: dict[str, Any], train_defaults: Callable[..., TrainConfig]) -> Any:
+    # Where a default depends on other words.
+    sized = partial(HomophilyConfig.sized, full="--full" in words)
+    makers: dict[type[Any], Callable[..., Any]] = {TrainConfig: train_defaults, HomophilyConfig: sized}
+
     def one_of(commands: Commands, words: list[str], *others: Any) -> Any:
         """The type whose values are the configurations of some commands, each a subcommand."""
         options: list[Any] = []
         for name, (kind, run) in commands.items():
-            make = train_defaults if kind is TrainConfig else kind
+            make = makers.get(kind, kind)
             default = with_settings(kind, settings, make) if words[:1] == [name] else make()
             description = f"{run.__doc__} Any of these can also stand in a TOML or YAML file: --config FILE."
             options.append(Annotated[kind, tyro.conf.subcommand(name, default=default, description=description)])

@@ -6,7 +6,7 @@ from ttgraph.data.criteo import load_click_log
 from ttgraph.data.from_pyg import from_pyg
 from ttgraph.data.images import ImageData, load_images
 from ttgraph.data.load import cache_folder, find_recipe, load_dataset
-from ttgraph.data.npz import load_npz
+from ttgraph.data.npz import load_npz, write_npz, write_pyg
 from ttgraph.data.ogb import write_ogb
 from ttgraph.data.planted_clicks import KAGGLE_TABLE_SIZES, planted_clicks, write_criteo_tsv
 from ttgraph.data.recipe import Recipe, list_recipes, read_recipe
@@ -32,5 +32,7 @@ __all__ = [
     "read_recipe",
     "write_click_log",
     "write_criteo_tsv",
+    "write_npz",
     "write_ogb",
+    "write_pyg",
 ]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 METRICS = ("accuracy", "roc_auc")
 SPLIT_CODES = {"train": 1, "val": 2, "test": 3}
+# What is known of the nodes of a generated graph beside their classes; files keep it.
+PLANTED = ("block", "arrival")
 
 
 class DataError(ValueError):

@@ -119,10 +119,10 @@ def _from_recipe(recipe: Recipe, root: str | Path | None, split: int, features: 
     if recipe.source == "npz":
         path = (recipe.path or Path()).parent / Path(recipe.dataset).expanduser()
         return load_npz(path, split=split, features=features, recipe=recipe)
-    return _generate(recipe, split)
+    return _generate(recipe, split, features)
 
 
-def _generate(recipe: Recipe, split: int) -> Data:
+def _generate(recipe: Recipe, split: int, features: bool) -> Data:
     if recipe.generator not in GENERATORS:
         raise DataError(f"{recipe.path}: unknown generator {recipe.generator!r}; there are {', '.join(GENERATORS)}")
     check_split_index(recipe.name, split, 1)
@@ -131,5 +131,7 @@ def _generate(recipe: Recipe, split: int) -> Data:
     except (TypeError, ValueError) as error:
         raise DataError(f"{recipe.path}: {error}") from error
     data.name = recipe.name
+    if not features:
+        data.pop("x", None)
     recipe.check_counts(data.num_nodes, data.num_edges // 2)
     return data

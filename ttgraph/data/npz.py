@@ -1,23 +1,28 @@
-"""The neutral format: one graph with its labels and splits in one `.npz`."""
+"""One graph with its labels and splits in one file: the neutral format, a `.npz`, and PyG's own."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from ttgraph.data.build import DataError, build_data, check_split_index
+from ttgraph.data.build import PLANTED, SPLIT_CODES, DataError, build_data, check_split_index
 from ttgraph.data.recipe import Recipe
+from ttgraph.files import replacing
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 _REQUIRED = ("edge_index", "num_nodes", "y", "split")
-_OPTIONAL = ("x", "meta")
+_OPTIONAL = ("x", "meta", *PLANTED)
+# Entries of an array that are converted and written at once.
+_CHUNK = 1 << 22
 # What numpy and zipfile raise on a damaged archive.
 _BROKEN = (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -27,7 +32,8 @@ def load_npz(path: str | Path, *, split: int = 0, features: bool = False, recipe
 
     The file holds ``edge_index`` (2, num_edges), in one direction or both, ``num_nodes``, ``y`` (num_nodes,) with -1
     for an unlabelled node and ``split`` (num_splits, num_nodes) with 0 unused, 1 train, 2 validation, 3 test;
-    optionally ``x`` and ``meta``, a JSON object of which ``name``, ``classes`` and ``metric`` are read.
+    optionally ``x``, ``block`` and ``arrival``, for every node what a generator knows of it, and ``meta``, a JSON
+    object of which ``name``, ``classes`` and ``metric`` are read.
 
     Args:
         path: The file.
@@ -36,7 +42,7 @@ def load_npz(path: str | Path, *, split: int = 0, features: bool = False, recipe
         recipe: What takes precedence over the file's own ``meta``, and the counts that it must have.
 
     Returns:
-        The graph as `build_data` gives it.
+        The graph as `build_data` gives it, with ``block`` and ``arrival`` where the file has them.
 
     Raises:
         DataError: If the file is missing, broken or does not fit together.
@@ -72,7 +78,101 @@ def load_npz(path: str | Path, *, split: int = 0, features: bool = False, recipe
         x=arrays.get("x"),
     )
     recipe.check_counts(int(num_nodes.item()), arrays["edge_index"].shape[1])
+    for key in arrays.keys() & PLANTED:
+        if not np.issubdtype(arrays[key].dtype, np.integer) or arrays[key].shape[:1] != (data.num_nodes,):
+            raise DataError(
+                f"{origin}: {key} must be integer with num_nodes={data.num_nodes} rows, got {arrays[key].dtype} of "
+                f"shape {arrays[key].shape}"
+            )
+        data[key] = torch.from_numpy(arrays[key].astype(np.int64, copy=False))
     return data
+
+
+def write_npz(data: Data, path: str | Path, *, undirected: bool = True) -> None:
+    """Writes a graph in the neutral format, uncompressed, with no second copy of it in memory.
+
+    Args:
+        data: A graph as the loaders and generators give it.
+        path: The file; what is there already is replaced, once the new one is whole.
+        undirected: Whether both directions of every edge are there, of which one is written; else all edges are
+            written as they are, for a recipe that says so.
+
+    Raises:
+        WriteError: If the file cannot be written, a full disk included.
+
+    Example:
+        >>> import tempfile
+        >>> from ttgraph.data import load_dataset, planted_hierarchy
+        >>> data = planted_hierarchy(1000, num_classes=4, branching=(4, 4), level_shares=(0.3, 0.7))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_npz(data, f"{folder}/graph.npz")
+        ...     torch.equal(load_dataset(f"{folder}/graph.npz").edge_index, data.edge_index)
+        True
+    """
+    split = torch.stack([data[f"{part}_mask"] * code for part, code in SPLIT_CODES.items()]).sum(0, dtype=torch.uint8)
+    meta = {"name": data.name, "classes": data.num_classes, "metric": data.metric}
+    arrays = {
+        "num_nodes": np.array(data.num_nodes),
+        "y": data.y.numpy(),
+        "split": split.numpy()[None],
+        "meta": np.array(json.dumps(meta)),
+        **{key: data[key].numpy() for key in ("x", *PLANTED) if key in data},
+    }
+    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _write_edges(archive, data.edge_index.numpy(), data.num_nodes, undirected)
+        for key, array in arrays.items():
+            _write_array(archive, key, _narrowest(array), array.shape, _chunks(array.reshape(-1)))
+
+
+def write_pyg(data: Data, path: str | Path) -> None:
+    """Writes a graph as PyG's users do, with ``torch.save``.
+
+    ``torch.load`` reads it with ``weights_only=False``, or without where it is told to trust the classes of PyG by
+    ``torch.serialization.safe_globals``.
+
+    Args:
+        data: Any graph.
+        path: The file; what is there already is replaced, once the new one is whole.
+
+    Raises:
+        WriteError: If the file cannot be written, a full disk included.
+    """
+    with replacing(Path(path)) as temporary:
+        torch.save(data, temporary)
+
+
+def _write_edges(archive: zipfile.ZipFile, edge_index: np.ndarray, num_nodes: int, undirected: bool) -> None:
+    def ends(row: int) -> Iterator[np.ndarray]:
+        for begin in range(0, edge_index.shape[1], _CHUNK):
+            chunk = edge_index[:, begin : begin + _CHUNK]
+            yield chunk[row, chunk[0] <= chunk[1]] if undirected else chunk[row]
+
+    num_edges = sum(map(len, ends(0)))
+    dtype = np.min_scalar_type(-max(num_nodes, 1))
+    _write_array(archive, "edge_index", dtype, (2, num_edges), (chunk for row in (0, 1) for chunk in ends(row)))
+
+
+def _chunks(flat: np.ndarray) -> Iterator[np.ndarray]:
+    return (flat[begin : begin + _CHUNK] for begin in range(0, len(flat), _CHUNK))
+
+
+def _narrowest(array: np.ndarray) -> np.dtype:
+    """The smallest signed type that holds the integers of an array; its own, if it has none."""
+    if not array.size or not np.issubdtype(array.dtype, np.signedinteger):
+        return array.dtype
+    return np.min_scalar_type(-max(int(array.max()) + 1, -int(array.min())))
+
+
+def _write_array(
+    archive: zipfile.ZipFile, key: str, dtype: np.dtype, shape: tuple[int, ...], chunks: Iterable[np.ndarray]
+) -> None:
+    """A member of an `.npz` from consecutive parts of the array."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    # ZipInfo by itself has a date that is always the same, and so the same graph gives the same file.
+    with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for chunk in chunks:
+            member.write(np.ascontiguousarray(chunk, dtype=dtype).data)
 
 
 def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
