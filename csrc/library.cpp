@@ -32,6 +32,11 @@ Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
 Tensor pointwise(Tensor x, Tensor weight, std::optional<Tensor> bias);
 std::tuple<Tensor, Tensor, Tensor> pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x,
                                                       bool with_bias);
+Tensor narrow_conv(Tensor x, Tensor weight, std::vector<int64_t> stride, std::vector<int64_t> padding,
+                   std::vector<int64_t> dilation);
+std::tuple<Tensor, Tensor> narrow_conv_backward(Tensor grad, Tensor x, Tensor weight,
+                                                std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                                std::vector<int64_t> dilation, bool with_x);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -64,6 +69,12 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x, bool with_bias) -> (Tensor, "
       "Tensor, Tensor)");
+  library.def(
+      "narrow_conv(Tensor x, Tensor weight, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> "
+      "Tensor");
+  library.def(
+      "narrow_conv_backward(Tensor grad, Tensor x, Tensor weight, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, bool with_x) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -82,4 +93,6 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));
   library.impl("pointwise", TORCH_BOX(&ttgraph::pointwise));
   library.impl("pointwise_backward", TORCH_BOX(&ttgraph::pointwise_backward));
+  library.impl("narrow_conv", TORCH_BOX(&ttgraph::narrow_conv));
+  library.impl("narrow_conv_backward", TORCH_BOX(&ttgraph::narrow_conv_backward));
 }

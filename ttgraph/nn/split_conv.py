@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ttgraph._library import HAS_LIBRARY
+from ttgraph.ops.narrow_conv import narrow_conv, narrow_conv_pays
 from ttgraph.ops.pointwise import pointwise
 from ttgraph.split_shape import SplitShape
 
@@ -56,6 +59,46 @@ def split_conv2d(
     return F.conv2d(hidden, outputs[..., None, None], bias, groups=groups)
 
 
+class Settings(NamedTuple):
+    """Of a convolution, for height and width."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def fuses(x: Tensor, groups: int) -> bool:
+    """Whether :func:`fused_split_conv2d` takes such images."""
+    return HAS_LIBRARY and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and groups == 1 and not torch.is_autocast_enabled("cpu")
+
+
+def fused_split_conv2d(
+    x: Tensor,
+    inputs: Tensor,
+    kernel: Tensor | None,
+    outputs: Tensor,
+    bias: Tensor | None,
+    settings: Settings,
+    recompute: bool,
+) -> Tensor:
+    """:func:`split_conv2d` as one node of autograd: with few channels, what Python does between kernels counts.
+
+    Args:
+        x: As there.
+        inputs: As there.
+        kernel: As there.
+        outputs: As there.
+        bias: As there.
+        settings: Of the convolution with the kernel.
+        recompute: Whether to keep no images but x for the backward pass and compute the others again.
+
+    Returns:
+        The images.  # (num_images, out_channels, out_h, out_w)
+    """
+    result: Tensor = _FusedSplitConv.apply(x, inputs, kernel, outputs, bias, settings, recompute)
+    return result
+
+
 def split_pays(shape: SplitShape, groups: int, in_pixels: int, out_pixels: int) -> bool:
     """Whether a convolution is cheaper through its factors than with the weight that they make up.
 
@@ -82,6 +125,78 @@ def split_pays(shape: SplitShape, groups: int, in_pixels: int, out_pixels: int) 
     )
     reconstructed = shape.num_weights * (out_pixels + second) + entries * first * second * in_channels
     return factorized <= reconstructed
+
+
+class _FusedSplitConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        inputs: Tensor,
+        kernel: Tensor | None,
+        outputs: Tensor,
+        bias: Tensor | None,
+        settings: Settings,
+        recompute: bool,
+    ) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():  # the ops have no need to look for gradients
+            hidden = _hidden(x, inputs, kernel, settings)
+            out = _images(pointwise(_rows(hidden[-1]), outputs.T, bias), hidden[-1])
+        ctx.settings = settings
+        ctx.save_for_backward(x, inputs, kernel, outputs, bias, *([] if recompute else hidden))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, inputs, kernel, outputs, bias, *hidden = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of ops that can be differentiated twice
+            last = _hidden(x, inputs, kernel, ctx.settings)[-1]
+            out = _images(pointwise(_rows(last), outputs.T, bias), last)
+            wanted = ctx.needs_input_grad[:5]
+            leaves = [leaf for leaf, want in zip((x, inputs, kernel, outputs, bias), wanted, strict=True) if want]
+            grads = iter(torch.autograd.grad(out, leaves, grad, create_graph=True))
+            return *(next(grads) if want else None for want in wanted), None, None
+        with torch._C._AutoDispatchBelowAutograd():
+            first, *others = hidden or _hidden(x, inputs, kernel, ctx.settings)
+            last, kernel_grad = others[0] if others else first, None
+            pointwise_backward = torch.ops.ttgraph.pointwise_backward.default
+            last_grad, outputs_grad, bias_grad = pointwise_backward(_rows(grad), _rows(last), outputs.T, True, bias is not None)
+            if kernel is not None:
+                last_grad, kernel_grad = _kernel_backward(_images(last_grad, last), first, kernel, ctx.settings)
+                last_grad = _rows(last_grad)
+            x_grad, inputs_grad, _ = pointwise_backward(last_grad, _rows(x), inputs, ctx.needs_input_grad[0], False)
+        return (
+            _images(x_grad, x) if ctx.needs_input_grad[0] else None, inputs_grad, kernel_grad, outputs_grad.T,
+            None if bias is None else bias_grad, None, None,
+        )  # fmt: skip
+
+
+def _hidden(x: Tensor, inputs: Tensor, kernel: Tensor | None, settings: Settings) -> list[Tensor]:
+    """Images of few channels: before the kernel, and after it where there is one."""
+    hidden = _images(pointwise(_rows(x), inputs), x)
+    if kernel is None:
+        return [hidden]
+    return [hidden, narrow_conv(hidden, kernel, *settings) if narrow_conv_pays(kernel) else F.conv2d(hidden, kernel, None, *settings)]
+
+
+def _kernel_backward(grad: Tensor, x: Tensor, kernel: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    if narrow_conv_pays(kernel):
+        return torch.ops.ttgraph.narrow_conv_backward.default(grad, x, kernel, *settings, True)
+    x_grad, kernel_grad, _ = torch.ops.aten.convolution_backward.default(
+        grad, x, kernel, None, *settings, False, (0, 0), 1, (True, True, False)
+    )
+    return x_grad, kernel_grad
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Pixels, with their channels side by side."""
+    return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+
+
+def _images(rows: Tensor, like: Tensor) -> Tensor:
+    """The way back, to images of as many pixels as others."""
+    num_images, _, height, width = like.shape
+    return rows.view(num_images, height, width, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def _channels(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, autocast: bool) -> Tensor:
