@@ -117,16 +117,13 @@ NarrowConv check_narrow_conv(const char* op, const Tensor& x, const Tensor& weig
                              const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                              const std::vector<int64_t>& dilation);
 
-// Images with their channels side by side, which costs nothing where they lie so already.
-inline Tensor channels_last(const Tensor& images) {  // (n, c, h, w) -> (n, h, w, c), contiguous
-  return torch::stable::contiguous(torch::stable::transpose(torch::stable::transpose(images, 1, 2), 2, 3));
-}
-inline Tensor channels_first(const Tensor& images) {  // the way back, in place
-  return torch::stable::transpose(torch::stable::transpose(images, 2, 3), 1, 2);
-}
-inline Tensor empty_images(const Tensor& like, int64_t num_images, int64_t height, int64_t width,
-                           int64_t channels) {
-  return torch::stable::new_empty(like, {num_images, height, width, channels});
+// The channels of a pixel lie side by side.
+constexpr auto kChannelsLast = torch::headeronly::MemoryFormat::ChannelsLast;
+
+inline Tensor empty_images(const Tensor& like, int64_t num_images, int64_t channels, int64_t height,
+                           int64_t width) {
+  return torch::stable::empty({num_images, channels, height, width}, like.scalar_type(), {}, like.device(),
+                              {}, kChannelsLast);
 }
 
 template <class Body>

@@ -129,11 +129,12 @@ std::tuple<Tensor, Tensor> narrow_conv_backward(Tensor grad, Tensor x, Tensor we
               grad.scalar_type() == x.scalar_type(),
           op, " needs grad of shape (", conv.num_images, ", ", conv.out, ", ", conv.y.out, ", ", conv.x.out,
           ") in the dtype of x, on its device");
-  x = channels_last(x);
-  grad = channels_last(grad);
+  x = torch::stable::contiguous(x, kChannelsLast);
+  grad = torch::stable::contiguous(grad, kChannelsLast);
   weight = torch::stable::contiguous(weight);
-  const Tensor x_grad = empty_images(x, with_x ? conv.num_images : 0, conv.y.in, conv.x.in, conv.in);
-  const Tensor weight_grad = torch::stable::new_empty(weight, {conv.num_taps(), conv.out});
+  const Tensor x_grad = empty_images(x, with_x ? conv.num_images : 0, conv.in, conv.y.in, conv.x.in);
+  const Tensor weight_grad =
+      torch::stable::new_empty(weight, {conv.out, conv.in, conv.y.kernel, conv.x.kernel});
   const int64_t shares = conv.shares(), size = conv.num_taps() * conv.out;
   with_float(op, x.scalar_type(), [&](auto number) {
     using T = decltype(number);
@@ -144,14 +145,14 @@ std::tuple<Tensor, Tensor> narrow_conv_backward(Tensor grad, Tensor x, Tensor we
                     share_begin(gradients.pieces(), shares, share + 1), sums.data() + share * size);
     });
     T* const to = static_cast<T*>(weight_grad.mutable_data_ptr());
-    for (int64_t i = 0; i < size; ++i) {
-      to[i] = 0;
-      for (int64_t share = 0; share < shares; ++share) to[i] += sums[share * size + i];
-    }
+    for (int64_t k = 0; k < conv.num_taps(); ++k)
+      for (int64_t o = 0; o < conv.out; ++o) {
+        T sum = 0;
+        for (int64_t share = 0; share < shares; ++share) sum += sums[share * size + k * conv.out + o];
+        to[o * conv.num_taps() + k] = sum;
+      }
   });
-  const Tensor by_channel = torch::stable::transpose(weight_grad, 0, 1);
-  return {channels_first(x_grad), torch::stable::reshape(torch::stable::contiguous(by_channel),
-                                                         {conv.out, conv.in, conv.y.kernel, conv.x.kernel})};
+  return {x_grad, weight_grad};
 }
 
 }  // namespace ttgraph

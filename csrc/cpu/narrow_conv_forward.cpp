@@ -25,11 +25,11 @@ Tensor narrow_conv(Tensor x, Tensor weight, std::vector<int64_t> stride, std::ve
   constexpr const char* op = "narrow_conv";
   const NarrowConv conv = check_narrow_conv(op, x, weight, stride, padding, dilation);
   const auto [in, out] = std::pair(conv.in, conv.out);
-  x = channels_last(x);
+  x = torch::stable::contiguous(x, kChannelsLast);
   // (in * kernel_h * kernel_w, out)
   weight = torch::stable::contiguous(
       torch::stable::transpose(torch::stable::reshape(weight, {out, conv.num_taps()}), 0, 1));
-  const Tensor result = empty_images(x, conv.num_images, conv.y.out, conv.x.out, out);
+  const Tensor result = empty_images(x, conv.num_images, out, conv.y.out, conv.x.out);
   const int64_t band = conv.band(conv.phases() * in + out), bands = (conv.y.out + band - 1) / band;
   const int64_t in_plane = conv.plane(band + conv.y.reach), out_plane = conv.plane(band);
   const std::vector<int64_t> taps = conv.taps(in_plane);
@@ -55,7 +55,7 @@ Tensor narrow_conv(Tensor x, Tensor weight, std::vector<int64_t> stride, std::ve
       }
     });
   });
-  return channels_first(result);
+  return result;
 }
 
 }  // namespace ttgraph

@@ -139,7 +139,8 @@ class _FusedSplitConv(torch.autograd.Function):
         settings: Settings,
         recompute: bool,
     ) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():  # the ops have no need to look for gradients
+        # The ops have no need to look for gradients, and the result is no view: it may be changed in place.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
             hidden = _hidden(x, inputs, kernel, settings)
             out = _images(pointwise(_rows(hidden[-1]), outputs.T, bias), hidden[-1])
         ctx.settings = settings

@@ -52,7 +52,7 @@ def narrow_conv(
 
 def narrow_conv_pays(weight: Tensor) -> bool:
     """Whether :func:`narrow_conv` is faster than torch's own, where it has a kernel."""
-    return max(weight.shape[:2]) <= 16
+    return weight.shape[0] * weight.shape[1] <= 128
 
 
 register_reference("narrow_conv", reference.narrow_conv)
@@ -65,7 +65,7 @@ def _(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], 
         (x.shape[2 + dim] + 2 * padding[dim] - dilation[dim] * (weight.shape[2 + dim] - 1) - 1) // stride[dim] + 1
         for dim in range(2)
     )
-    return x.new_empty(x.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
+    return _empty(x, x.shape[0], weight.shape[0], height, width)
 
 
 @torch.library.register_fake("ttgraph::narrow_conv_backward")
@@ -78,9 +78,11 @@ def _(
     dilation: Sequence[int],
     with_x: bool,
 ) -> tuple[Tensor, Tensor]:
-    num_images, channels, height, width = x.shape
-    x_grad = x.new_empty(num_images if with_x else 0, height, width, channels).permute(0, 3, 1, 2)
-    return x_grad, weight.new_empty(weight.shape)
+    return _empty(x, x.shape[0] if with_x else 0, *x.shape[1:]), weight.new_empty(weight.shape)
+
+
+def _empty(like: Tensor, *sizes: int) -> Tensor:
+    return torch.empty(sizes, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

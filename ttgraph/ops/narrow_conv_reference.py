@@ -25,7 +25,8 @@ def narrow_conv(
     Returns:
         The results, in the layout of ``torch.channels_last``.  # (num_images, out_channels, out_height, out_width)
     """
-    return _channels_last(F.conv2d(x, weight, None, list(stride), list(padding), list(dilation)))
+    result = F.conv2d(x, weight, None, list(stride), list(padding), list(dilation))
+    return result.contiguous(memory_format=torch.channels_last)
 
 
 def narrow_conv_backward(
@@ -53,9 +54,4 @@ def narrow_conv_backward(
     """
     settings = list(stride), list(padding), list(dilation)
     x_grad = gradients.conv2d_input(x.shape, weight, grad, *settings) if with_x else x[:0]
-    return _channels_last(x_grad), gradients.conv2d_weight(x, weight.shape, grad, *settings)
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    # Says the strides also of images of one pixel or one channel.
-    return images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+    return x_grad.contiguous(memory_format=torch.channels_last), gradients.conv2d_weight(x, weight.shape, grad, *settings)
