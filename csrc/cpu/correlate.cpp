@@ -17,26 +17,29 @@ constexpr int kSums = 8, kMostChannels = 4;
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
-// Calls body(number) with a number of channels that is common as a compile-time constant.
 template <int N>
 struct Constant {
   constexpr operator int64_t() const { return N; }
 };
+
+// Calls body(channels, step) with common numbers as compile-time constants where pixels follow each other,
+// for the sake of its inner loop.
 template <class Body>
 inline __attribute__((always_inline)) void with_channels(int64_t channels, int64_t step, Body body) {
-  if (channels == step) switch (channels) {
-      case 1:
-        return body(Constant<1>{}, Constant<1>{});
-      case 2:
-        return body(Constant<2>{}, Constant<2>{});
-      case 4:
-        return body(Constant<4>{}, Constant<4>{});
-      case 8:
-        return body(Constant<8>{}, Constant<8>{});
-      case 16:
-        return body(Constant<16>{}, Constant<16>{});
-    }
-  body(channels, step);
+  switch (channels == step ? channels : 0) {
+    case 1:
+      return body(Constant<1>{}, Constant<1>{});
+    case 2:
+      return body(Constant<2>{}, Constant<2>{});
+    case 4:
+      return body(Constant<4>{}, Constant<4>{});
+    case 8:
+      return body(Constant<8>{}, Constant<8>{});
+    case 16:
+      return body(Constant<16>{}, Constant<16>{});
+    default:
+      return body(channels, step);
+  }
 }
 
 template <class T>
@@ -44,7 +47,6 @@ void split(int64_t count, int64_t channels, const T* __restrict pixels, int64_t 
            int64_t plane) {
   with_channels(channels, step, [=](auto num, auto step) {
     for (int64_t i = 0; i < count; ++i)
-#pragma GCC unroll 16
       for (int64_t c = 0; c < num; ++c) planes[c * plane + i] = pixels[i * step + c];
   });
 }
@@ -54,7 +56,6 @@ void merge(int64_t count, int64_t channels, const T* __restrict planes, int64_t 
            int64_t step) {
   with_channels(channels, step, [=](auto num, auto step) {
     for (int64_t i = 0; i < count; ++i)
-#pragma GCC unroll 16
       for (int64_t c = 0; c < num; ++c) pixels[i * step + c] = planes[c * plane + i];
   });
 }

@@ -66,10 +66,11 @@ struct NarrowConv {
     constexpr int64_t kNumbers = 1 << 16;
     return std::clamp<int64_t>(kNumbers / (planes * pitch), 1, rows);
   }
-  // Numbers from one plane to the next: an odd number of cache lines, lest all planes share a few sets of a
-  // cache.
+  // Numbers from one plane to the next. Taps read a little past its last row, and planes an odd number of
+  // cache lines apart do not share a few sets of a cache.
   int64_t plane(int64_t num_rows) const {
-    return (num_rows * pitch / kPlaneSlack + 2) * kPlaneSlack | kPlaneSlack;
+    const int64_t size = num_rows * pitch + std::max(x.first, x.halo) + kPlaneSlack;
+    return (size + kPlaneSlack - 1) / kPlaneSlack * kPlaneSlack | kPlaneSlack;
   }
 
   // Where each entry of a kernel, (in, y.kernel, x.kernel), reads the planes of the pixels.
@@ -124,13 +125,6 @@ inline Tensor empty_images(const Tensor& like, int64_t num_images, int64_t chann
                            int64_t width) {
   return torch::stable::empty({num_images, channels, height, width}, like.scalar_type(), {}, like.device(),
                               {}, kChannelsLast);
-}
-
-template <class Body>
-void with_float(const char* op, ScalarType dtype, const Body& body) {
-  if (dtype == ScalarType::Float) return body(float{});
-  if (dtype == ScalarType::Double) return body(double{});
-  throw std::invalid_argument(message(op, " takes float32 or float64"));
 }
 
 }  // namespace ttgraph

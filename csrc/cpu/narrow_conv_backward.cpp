@@ -136,7 +136,7 @@ std::tuple<Tensor, Tensor> narrow_conv_backward(Tensor grad, Tensor x, Tensor we
   const Tensor weight_grad =
       torch::stable::new_empty(weight, {conv.out, conv.in, conv.y.kernel, conv.x.kernel});
   const int64_t shares = conv.shares(), size = conv.num_taps() * conv.out;
-  with_float(op, x.scalar_type(), [&](auto number) {
+  with_number(op, x.scalar_type(), [&](auto number) {
     using T = decltype(number);
     const NarrowConvGradients<T> gradients(conv, grad, x, weight, x_grad);
     std::vector<T> sums(shares * size);

@@ -6,7 +6,7 @@ namespace ttgraph {
 NarrowConv check_narrow_conv(const char* op, const Tensor& x, const Tensor& weight,
                              const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                              const std::vector<int64_t>& dilation) {
-  require(x.dim() == 4 && weight.dim() == 4 && x.size(1) == weight.size(1), op,
+  require(x.dim() == 4 && weight.dim() == 4 && x.size(1) == weight.size(1) && weight.numel() > 0, op,
           " needs x (num_images, in_channels, height, width) and weight (out_channels, in_channels, "
           "kernel_height, kernel_width)");
   require(same_device(x, weight) && x.scalar_type() == weight.scalar_type(), op,
@@ -34,7 +34,7 @@ Tensor narrow_conv(Tensor x, Tensor weight, std::vector<int64_t> stride, std::ve
   const int64_t in_plane = conv.plane(band + conv.y.reach), out_plane = conv.plane(band);
   const std::vector<int64_t> taps = conv.taps(in_plane);
   const int64_t shares = conv.shares();
-  with_float(op, x.scalar_type(), [&](auto number) {
+  with_number(op, x.scalar_type(), [&](auto number) {
     using T = decltype(number);
     const T* const pixels = static_cast<const T*>(x.const_data_ptr());
     const T* const factors = static_cast<const T*>(weight.const_data_ptr());

@@ -144,9 +144,9 @@ class TTConv2d(nn.Module):
         if split is None:
             return self._convolve(x, self.weight, self.bias)
         factors = split.factors()
+        if factors[1] is None:
+            x = self._without_kernel(x)
         if fuses(x, self.groups) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
-            if factors[1] is None:
-                x = self._without_kernel(x)
             settings = Settings(self.stride, self.padding, self.dilation)
             return fused_split_conv2d(x, *factors, self.bias, settings, self.recompute)
         if self.recompute and torch.is_grad_enabled():
@@ -164,8 +164,6 @@ class TTConv2d(nn.Module):
         return self.cores if pays else None
 
     def _factorized(self, x: Tensor, inputs: Tensor, kernel: Tensor | None, outputs: Tensor) -> Tensor:
-        if kernel is None:
-            x = self._without_kernel(x)
         return split_conv2d(x, inputs, kernel, outputs, self.bias, partial(self._convolve, bias=None), self.groups)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

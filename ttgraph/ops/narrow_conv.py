@@ -104,7 +104,11 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _double_backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
     def backward(grad: Tensor, factors: list[Tensor]) -> list[Tensor]:
-        return list(reference.narrow_conv_backward(grad, *factors, *ctx.settings))
+        x, weight = factors
+        x_grad, weight_grad = reference.narrow_conv_backward(grad, x, weight, *ctx.settings)
+        if not ctx.settings[-1]:  # hangs on the weight all the same, so that autograd finds a way to it
+            x_grad = weight.flatten()[:0].view_as(x_grad)
+        return [x_grad, weight_grad]
 
     grad, *factors = ctx.saved_tensors
     first, (x, weight) = second_derivative(backward, outer, grad, factors)

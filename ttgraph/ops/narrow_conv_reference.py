@@ -54,4 +54,5 @@ def narrow_conv_backward(
     """
     settings = list(stride), list(padding), list(dilation)
     x_grad = gradients.conv2d_input(x.shape, weight, grad, *settings) if with_x else x[:0]
-    return x_grad.contiguous(memory_format=torch.channels_last), gradients.conv2d_weight(x, weight.shape, grad, *settings)
+    weight_grad = gradients.conv2d_weight(x, weight.shape, grad, *settings)
+    return x_grad.contiguous(memory_format=torch.channels_last), weight_grad
