@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops.narrow_conv import narrow_conv, narrow_conv_pays
-from ttgraph.ops.pointwise import pointwise
+from ttgraph.ops.pointwise import has_kernels, pointwise
 from ttgraph.split_shape import SplitShape
 
 # Reading or writing a number takes as long as so many multiply-adds.
@@ -69,8 +68,7 @@ class Settings(NamedTuple):
 
 def fuses(x: Tensor, groups: int) -> bool:
     """Whether :func:`fused_split_conv2d` takes such images: where its kernels are, and torch changes no dtype."""
-    here = HAS_LIBRARY and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return here and x.dtype in (torch.float32, torch.float64) and groups == 1
+    return groups == 1 and has_kernels(x) and not torch.is_autocast_enabled(x.device.type)
 
 
 def fused_split_conv2d(

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import HAS_LIBRARY, register_reference
+from ttgraph._library import register_reference
 from ttgraph.ops import narrow_conv_reference as reference
+from ttgraph.ops.pointwise import has_kernels
 from ttgraph.ops.reference import second_derivative
-
-_DTYPES = (torch.float32, torch.float64)
 
 
 def narrow_conv(
@@ -45,7 +44,7 @@ def narrow_conv(
         >>> narrow_conv(torch.ones(1, 2, 5, 5), torch.ones(3, 2, 3, 3), padding=(1, 1))[0, 2, 2]
         tensor([12., 18., 18., 18., 12.])
     """
-    if HAS_LIBRARY and x.device.type == "cpu" and x.dtype in _DTYPES:
+    if has_kernels(x):
         return torch.ops.ttgraph.narrow_conv(x, weight, stride, padding, dilation)
     return reference.narrow_conv(x, weight, stride, padding, dilation)
 
