@@ -32,6 +32,11 @@ Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
 Tensor pointwise(Tensor x, Tensor weight, std::optional<Tensor> bias);
 std::tuple<Tensor, Tensor, Tensor> pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x,
                                                       bool with_bias);
+Tensor narrow_conv(Tensor x, Tensor weight, std::vector<int64_t> stride, std::vector<int64_t> padding,
+                   std::vector<int64_t> dilation);
+std::tuple<Tensor, Tensor> narrow_conv_backward(Tensor grad, Tensor x, Tensor weight,
+                                                std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                                std::vector<int64_t> dilation, bool with_x);
 std::tuple<Tensor, Tensor> sample_edges(Tensor cumulative, Tensor strata, int64_t seed,
                                         std::optional<Tensor> new_ids, std::optional<Tensor> groups);
 Tensor both_directions(Tensor edge_index, int64_t num_nodes);
@@ -70,6 +75,12 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
       "pointwise_backward(Tensor grad, Tensor x, Tensor weight, bool with_x, bool with_bias) -> (Tensor, "
       "Tensor, Tensor)");
   library.def(
+      "narrow_conv(Tensor x, Tensor weight, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> "
+      "Tensor");
+  library.def(
+      "narrow_conv_backward(Tensor grad, Tensor x, Tensor weight, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, bool with_x) -> (Tensor, Tensor)");
+  library.def(
       "sample_edges(Tensor cumulative, Tensor strata, SymInt seed, Tensor? new_ids, Tensor? groups) -> "
       "(Tensor, Tensor)");
   library.def("both_directions(Tensor edge_index, SymInt num_nodes) -> Tensor");
@@ -94,6 +105,8 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));
   library.impl("pointwise", TORCH_BOX(&ttgraph::pointwise));
   library.impl("pointwise_backward", TORCH_BOX(&ttgraph::pointwise_backward));
+  library.impl("narrow_conv", TORCH_BOX(&ttgraph::narrow_conv));
+  library.impl("narrow_conv_backward", TORCH_BOX(&ttgraph::narrow_conv_backward));
   library.impl("sample_edges", TORCH_BOX(&ttgraph::sample_edges));
   library.impl("both_directions", TORCH_BOX(&ttgraph::both_directions));
   library.impl("preferential_edges", TORCH_BOX(&ttgraph::preferential_edges));

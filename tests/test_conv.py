@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ttgraph._library import HAS_LIBRARY
 from ttgraph.nn import TTConv2d, TTLinear
 from ttgraph.nn.split_conv import split_pays
 from ttgraph.split_shape import SplitShape
@@ -109,6 +110,45 @@ def test_gradcheck(format):
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, x)
     assert torch.autograd.gradgradcheck(layer, x)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["plain", "1x1", "stride 2"])
+def test_gradients_of_gradients_of_the_parameters(name, recompute):
+    layer = TTConv2d(**SETTINGS[name], rank=2, schedule="factorized", recompute=recompute, dtype=torch.float64)
+    x = torch.randn(2, 8, 5, 4, dtype=torch.float64)  # which asks for none itself
+    cores = list(layer.cores.parameters())
+    twice = []
+    for convolve in (layer, Reconstructed(layer)):
+        grads = torch.autograd.grad(convolve(x).square().sum(), cores, create_graph=True)
+        twice.append(torch.autograd.grad(sum(grad.square().sum() for grad in grads), cores))
+    for got, expected in zip(*twice, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_the_result_may_be_changed_in_place():
+    layer = TTConv2d(8, 12, 3, rank=4, schedule="factorized")
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x).relu().sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(layer(x).relu_().sum(), x)[0], expected)
+
+
+def test_no_images():
+    layer = TTConv2d(8, 12, 3, rank=4, schedule="factorized")
+    out = layer(torch.empty(0, 8, 6, 6))
+    assert out.shape == (0, 12, 4, 4)
+    out.sum().backward()
+    assert not any(parameter.grad.any() for parameter in layer.parameters())
+
+
+@pytest.mark.skipif(not HAS_LIBRARY, reason="the library was not built")
+@pytest.mark.parametrize(("rank", "calls"), [(8, 1), (32, 0)])
+def test_few_channels_go_through_their_own_kernel(rank, calls):
+    layer, x = TTConv2d(32, 32, 3, rank=rank, schedule="factorized"), torch.randn(2, 32, 6, 6)
+    with Dispatched() as dispatched:
+        layer(x).sum().backward()
+    assert dispatched.names.count("ttgraph::narrow_conv") == calls
+    assert dispatched.names.count("ttgraph::narrow_conv_backward") == calls
 
 
 def test_the_lookup_kernels_make_the_factors():

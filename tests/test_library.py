@@ -13,7 +13,14 @@ import torch
 
 import ttgraph
 from ttgraph import _library
-from ttgraph.ops import bag_reference, linear_reference, message_reference, pointwise_reference, reference
+from ttgraph.ops import (
+    bag_reference,
+    linear_reference,
+    message_reference,
+    narrow_conv_reference,
+    pointwise_reference,
+    reference,
+)
 
 SCRIPT = """
 import warnings
@@ -91,7 +98,7 @@ def test_schemas_of_the_library_are_those_of_the_reference():
     linear = ("tt_lookup_linear", "tt_materialize_linear")
     bags, dropout = ("tt_embedding_bags",), ("relu_dropout",)
     both = {reference: tables, bag_reference: bags, linear_reference: linear, message_reference: dropout}
-    both[pointwise_reference] = ("pointwise",)
+    both |= {pointwise_reference: ("pointwise",), narrow_conv_reference: ("narrow_conv",)}
     for module, names in both.items():
         for op, direction in itertools.product(names, ("", "_backward")):
             check_schema(module, op + direction)

@@ -28,6 +28,14 @@ void with_numbers(const char* op, ScalarType dtype, const Body& body) {
   throw std::invalid_argument(message(op, " takes cores of dtype float32, float64, bfloat16 or float16"));
 }
 
+// The same for what is stored as it is summed.
+template <class Body>
+void with_number(const char* op, ScalarType dtype, const Body& body) {
+  if (dtype == ScalarType::Float) return body(float{});
+  if (dtype == ScalarType::Double) return body(double{});
+  throw std::invalid_argument(message(op, " takes float32 or float64"));
+}
+
 // Contiguous cores in the type of the sums; slice(k, i) is (ranks[k], cols[k] * ranks[k + 1]).
 template <class T>
 class Cores {

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "cpu/correlate.h"
 #include "cpu/gemm.h"
 #include "cpu/messages.h"
 
@@ -15,17 +16,20 @@ namespace portable {
 extern const ArithmeticTables arithmetic_tables;
 extern const MoveTables move_tables;
 extern const MessageTables message_tables;
+extern const CorrelateTables correlate_tables;
 }  // namespace portable
 #ifdef TTGRAPH_X86
 namespace avx2 {
 extern const ArithmeticTables arithmetic_tables;
 extern const MoveTables move_tables;
 extern const MessageTables message_tables;
+extern const CorrelateTables correlate_tables;
 }  // namespace avx2
 namespace avx512 {
 extern const ArithmeticTables arithmetic_tables;
 extern const MoveTables move_tables;
 extern const MessageTables message_tables;
+extern const CorrelateTables correlate_tables;
 }  // namespace avx512
 #endif
 
@@ -33,6 +37,7 @@ struct Tables {
   const ArithmeticTables& arithmetic;
   const MoveTables& moves;
   const MessageTables& messages;
+  const CorrelateTables& correlate;
 };
 
 #ifdef TTGRAPH_X86
@@ -52,11 +57,12 @@ static Tables best_tables() {
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (has_avx2 && has_avx512 && most == "avx512")
-    return {avx512::arithmetic_tables, avx512::move_tables, avx512::message_tables};
+    return {avx512::arithmetic_tables, avx512::move_tables, avx512::message_tables, avx512::correlate_tables};
   if (has_avx2 && most != "portable")
-    return {avx2::arithmetic_tables, avx2::move_tables, avx2::message_tables};
+    return {avx2::arithmetic_tables, avx2::move_tables, avx2::message_tables, avx2::correlate_tables};
 #endif
-  return {portable::arithmetic_tables, portable::move_tables, portable::message_tables};
+  return {portable::arithmetic_tables, portable::move_tables, portable::message_tables,
+          portable::correlate_tables};
 }
 
 static const Tables& tables() {
@@ -95,6 +101,14 @@ const Messages<float>& messages() {
 template <>
 const Messages<double>& messages() {
   return tables().messages.float64;
+}
+template <>
+const Correlate<float>& correlate() {
+  return tables().correlate.float32;
+}
+template <>
+const Correlate<double>& correlate() {
+  return tables().correlate.float64;
 }
 
 }  // namespace ttgraph

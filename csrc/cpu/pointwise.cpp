@@ -35,13 +35,6 @@ static PointwiseShape check_pointwise(const char* op, const Tensor& x, const Ten
   return {x.size(0), weight.size(0), weight.size(1)};
 }
 
-template <class Body>
-static void with_number(const char* op, ScalarType dtype, const Body& body) {
-  if (dtype == ScalarType::Float) return body(float{});
-  if (dtype == ScalarType::Double) return body(double{});
-  throw std::invalid_argument(message(op, " takes float32 or float64"));
-}
-
 // Rows that are read block by block; asks for the next block while this one is worked on.
 template <class T>
 class ReadRows {

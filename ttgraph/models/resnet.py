@@ -113,8 +113,8 @@ class _BasicBlock(nn.Module):
         self.downsample = layers.shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(x))
+        hidden = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return _add(self.bn2(self.conv2(hidden)), self.downsample(x))
 
 
 class _Bottleneck(nn.Module):
@@ -131,9 +131,14 @@ class _Bottleneck(nn.Module):
         self.downsample = layers.shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.relu(self.bn1(self.conv1(x)))
-        hidden = F.relu(self.bn2(self.conv2(hidden)))
-        return F.relu(self.bn3(self.conv3(hidden)) + self.downsample(x))
+        hidden = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        hidden = F.relu(self.bn2(self.conv2(hidden)), inplace=True)
+        return _add(self.bn3(self.conv3(hidden)), self.downsample(x))
+
+
+def _add(result: Tensor, shortcut: Tensor) -> Tensor:
+    """What a block returns, in the memory of the first."""
+    return F.relu(result.add_(shortcut), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -225,7 +230,7 @@ class ResNet(nn.Module):
         Returns:
             Their class scores.  # (num_images, num_classes)
         """
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(x.mean((2, 3)))
 

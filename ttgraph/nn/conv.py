@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ttgraph.nn.split_conv import split_conv2d, split_pays
+from ttgraph.nn.split_conv import Settings, fused_split_conv2d, fuses, split_conv2d, split_pays
 from ttgraph.nn.weights import (
     Format,
     MatrixWeight,
@@ -144,6 +144,11 @@ class TTConv2d(nn.Module):
         if split is None:
             return self._convolve(x, self.weight, self.bias)
         factors = split.factors()
+        if factors[1] is None:
+            x = self._without_kernel(x)
+        if fuses(x, self.groups) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            settings = Settings(self.stride, self.padding, self.dilation)
+            return fused_split_conv2d(x, *factors, self.bias, settings, self.recompute)
         if self.recompute and torch.is_grad_enabled():
             result: Tensor = checkpoint(self._factorized, x, *factors, use_reentrant=False, preserve_rng_state=False)
             return result
@@ -159,8 +164,6 @@ class TTConv2d(nn.Module):
         return self.cores if pays else None
 
     def _factorized(self, x: Tensor, inputs: Tensor, kernel: Tensor | None, outputs: Tensor) -> Tensor:
-        if kernel is None:
-            x = self._without_kernel(x)
         return split_conv2d(x, inputs, kernel, outputs, self.bias, partial(self._convolve, bias=None), self.groups)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,14 +77,17 @@ class _Tables(torch.autograd.Function):
         ctx.depths = depths
         ctx.save_for_backward(*cores)
         tables = _split(cores, depths)
-        return tuple(map(torch.ops.ttgraph.tt_materialize, tables, num_embeddings))
+        with torch._C._AutoDispatchBelowAutograd():
+            return tuple(map(torch.ops.ttgraph.tt_materialize.default, tables, num_embeddings))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         deterministic = torch.are_deterministic_algorithms_enabled()
-        backward = torch.ops.ttgraph.tt_materialize_backward
+        backward = torch.ops.ttgraph.tt_materialize_backward.default
         tables = zip(grads, _split(ctx.saved_tensors, ctx.depths), strict=True)
-        return None, None, *(core for grad, cores in tables for core in backward(grad, cores, deterministic))
+        # Only those who differentiate twice look for gradients of gradients.
+        with contextlib.nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd():
+            return None, None, *(core for grad, cores in tables for core in backward(grad, cores, deterministic))
 
 
 def _split(cores: Sequence[Tensor], depths: list[int]) -> list[list[Tensor]]:

@@ -36,9 +36,14 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> pointwise(torch.ones(5, 3), torch.ones(3, 2), torch.ones(2))[4]
         tensor([4., 4.])
     """
-    if HAS_LIBRARY and x.device.type == "cpu" and x.dtype in _DTYPES:
+    if has_kernels(x):
         return torch.ops.ttgraph.pointwise(x, weight, bias)
     return reference.pointwise(x, weight, bias)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether the compiled library serves ``pointwise`` and ``narrow_conv`` of such a tensor."""
+    return HAS_LIBRARY and x.device.type == "cpu" and x.dtype in _DTYPES
 
 
 register_reference("pointwise", reference.pointwise)
