@@ -96,6 +96,7 @@ PUBLIC = {
         "Adjacency",
         "aggregate",
         "both_directions",
+        "preferential_edges",
         "relu_dropout",
         "sample_edges",
         "tt_embedding_bag",

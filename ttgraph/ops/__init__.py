@@ -7,12 +7,14 @@ from ttgraph.ops.dropout import relu_dropout
 from ttgraph.ops.linear import tt_lookup_linear, tt_materialize_linear
 from ttgraph.ops.lookup import tt_lookup
 from ttgraph.ops.materialize import tt_materialize, tt_materialize_many
+from ttgraph.ops.preferential import preferential_edges
 from ttgraph.ops.sample_edges import both_directions, sample_edges
 
 __all__ = [
     "Adjacency",
     "aggregate",
     "both_directions",
+    "preferential_edges",
     "relu_dropout",
     "sample_edges",
     "tt_embedding_bag",
