@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data, HeteroData, InMemoryDataset
 from torch_geometric.transforms import BaseTransform, Compose
 
+from ttgraph.graph.class_estimate import estimate_classes
 from ttgraph.graph.csr import CSR
+from ttgraph.graph.propagation import propagate_labels
 from ttgraph.order import (
     NodeOrder,
+    auto_order,
     digit_homophily,
     homophily_order,
     metis_order,
@@ -151,23 +156,114 @@ def test_bad_input_is_named():
         NodeOrder.from_new_to_old(torch.arange(2), (2, 0))
 
 
-def test_homophily_order_reads_training_labels_only():
-    edge_index, blocks = planted(num_parts=6, size=40)
-    generator = torch.Generator().manual_seed(0)
-    train_mask = torch.rand(240, generator=generator) < 0.5
-    labels = torch.where(torch.rand(240, generator=generator) < 0.9, blocks % 3, 0)
-    arguments = (edge_index, 240, (3, 8, 10))
-    order = homophily_order(*arguments, labels=labels, train_mask=train_mask)
+def heterophilous(num_nodes: int = 1200, num_classes: int = 4, seed: int = 0):
+    """Nine edges in ten join a class to its partner, the others any two nodes; gives edges, labels and a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_nodes)[torch.randperm(num_nodes, generator=generator)] % num_classes
+    source, target = torch.randint(num_nodes, (2, 300 * num_nodes), generator=generator)
+    anywhere = torch.rand(source.numel(), generator=generator) < 0.1 / num_classes
+    keep = (labels[target] == labels[source] ^ 1) & (torch.rand(source.numel(), generator=generator) < 0.9) | anywhere
+    train_mask = torch.rand(num_nodes, generator=generator) < 0.1
+    return torch.stack([source, target])[:, keep][:, : 5 * num_nodes], labels, train_mask
+
+
+@pytest.mark.parametrize("method", [homophily_order, auto_order])
+def test_orders_by_class_read_training_labels_only(method):
+    edge_index, labels, train_mask = heterophilous()
+    arguments = (edge_index, 1200, (8, 10, 15))
+    order = method(*arguments, labels=labels, train_mask=train_mask)
+    assert is_bijection(order)
     for hidden in (torch.full_like(labels, -1), torch.full_like(labels, 999), labels.flip(0)):
-        other = homophily_order(*arguments, labels=torch.where(train_mask, labels, hidden), train_mask=train_mask)
+        other = method(*arguments, labels=torch.where(train_mask, labels, hidden), train_mask=train_mask)
         assert torch.equal(order.new_to_old, other.new_to_old)
-    other = homophily_order(*arguments, labels=2 - labels, train_mask=train_mask)
+        assert order.reason == other.reason
+    other = method(*arguments, labels=3 - labels, train_mask=train_mask)
     assert not torch.equal(order.new_to_old, other.new_to_old)
-    metis = metis_order(*arguments)
-    assert torch.equal(order.old_to_new // 80, metis.old_to_new // 80)  # the same parts at the first digit
-    sorted_labels = labels[order.new_to_old].view(3, 80)
-    changes = sorted_labels.diff(dim=1).count_nonzero()
-    assert changes < 0.6 * labels[metis.new_to_old].view(3, 80).diff(dim=1).count_nonzero()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_homophily_order_finds_the_classes_that_a_partition_does_not(seed):
+    edge_index, labels, train_mask = heterophilous(seed=seed)
+    csr = CSR.undirected(edge_index, 1200)
+    hidden = ~train_mask
+    right = estimate_classes(csr, labels, train_mask, seed=seed).argmax(dim=1) == labels
+    assert right[hidden].float().mean() > 0.95
+    spread = propagate_labels(csr, labels, train_mask, clamp=True).argmax(dim=1) == labels
+    assert spread[hidden].float().mean() < 0.8
+    arguments = (edge_index, 1200, (8, 10, 15))
+    for order, least, most in (
+        (homophily_order(*arguments, labels=labels, train_mask=train_mask, seed=seed), 0.9, 1),
+        (metis_order(*arguments, seed=seed), 0.25, 0.7),
+    ):
+        purity = sum(int(part.bincount().max()) for part in labels[order.new_to_old].view(8, 150)) / 1200
+        assert least <= purity <= most
+
+
+def test_homophily_order_keeps_the_order_of_metis_inside_a_class():
+    edge_index, labels, train_mask = heterophilous()
+    order = homophily_order(edge_index, 1200, (8, 10, 15), labels=labels, train_mask=train_mask)
+    position = metis_order(edge_index, 1200, (8, 10, 15)).old_to_new[order.new_to_old]
+    assert int((position.diff() < 0).sum()) <= 3  # it may fall where the next of four classes begins
+
+
+@pytest.mark.parametrize("mean_degree", [2, 20])
+def test_an_estimate_does_not_see_the_label_it_is_for(mean_degree):
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(1000, (2, 500 * mean_degree), generator=generator)
+    labels = torch.randint(2, (1000,), generator=generator)
+    train_mask = torch.rand(1000, generator=generator) < 0.6
+    estimate = estimate_classes(CSR.undirected(edge_index, 1000), labels, train_mask)
+    right = (estimate.argmax(dim=1) == labels)[train_mask].float().mean()
+    assert abs(right - 0.5) < 0.07  # labels by chance: an estimate that sees them gets nearly all right
+
+
+@settings(max_examples=15, deadline=None)
+@given(graph=graphs(), seed=st.integers(0, 99))
+def test_orders_by_class_of_any_graph(graph, seed):
+    edge_index, num_nodes, factors = graph
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(-1, 4, (num_nodes,), generator=generator)
+    train_mask = (labels >= 0) & (torch.rand(num_nodes, generator=generator) < 0.5)
+    csr = CSR.undirected(edge_index, num_nodes)
+    if not train_mask.any():
+        with pytest.raises(ValueError, match="selects no node"):
+            estimate_classes(csr, labels, train_mask)
+        return
+    estimate = estimate_classes(csr, labels, train_mask, num_classes=5, seed=seed)
+    assert estimate.shape == (num_nodes, 5)
+    assert bool((estimate >= 0).all())
+    torch.testing.assert_close(estimate.sum(dim=1), torch.ones(num_nodes))
+    for method in (homophily_order, auto_order):
+        order = method(*graph, labels=labels, train_mask=train_mask, seed=seed)
+        assert is_bijection(order)
+        assert order.row_factors == factors
+        assert order.method in ("homophily", "metis")
+
+
+def test_auto_takes_the_order_with_the_classes_in_the_first_digit(monkeypatch):
+    edge_index, labels, train_mask = heterophilous()
+    arguments, known = (edge_index, 1200, (8, 10, 15)), dict(labels=labels, train_mask=train_mask)
+    order = auto_order(*arguments, **known)
+    assert order == homophily_order(*arguments, **known)
+    assert "under the homophily order and" in order.reason
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", order.reason)][:2]
+    part = [torch.div(o.old_to_new, 150, rounding_mode="floor") for o in (order, metis_order(*arguments))]
+    for share, parts in zip(shares, part, strict=True):
+        pairs = (parts[:, None] == parts) & (torch.arange(1200)[:, None] != torch.arange(1200))
+        same = (pairs & (labels[:, None] == labels)).sum(dim=1) / pairs.sum(dim=1)
+        assert abs(share - 100 * float(same[train_mask].mean())) < 5  # of the labels that it did not see
+    assert auto_order(*arguments, **known, label_inputs=True) == order  # parts know next to nothing of these classes
+    monkeypatch.setattr("ttgraph.order.auto.by_class", lambda order, _: random_order(None, 1200, (8, 10, 15)))
+    order = auto_order(*arguments, **known)
+    assert order == metis_order(*arguments)
+    assert "% under metis (-" in order.reason
+
+
+def test_auto_keeps_metis_for_label_inputs_where_its_parts_follow_the_labels():
+    edge_index, blocks = planted(num_parts=8, size=30)
+    known = dict(labels=blocks, train_mask=torch.arange(240) % 3 == 0)
+    assert auto_order(edge_index, 240, (8, 6, 5), **known).method == "homophily"
+    assert auto_order(edge_index, 240, (8, 6, 5), **known, label_inputs=True).method == "metis"
 
 
 @settings(max_examples=30, deadline=None)
@@ -244,11 +340,12 @@ def test_an_order_is_a_transform(tmp_path):
 
 
 def test_save_and_load(tmp_path):
-    order = random_order(None, 100, (5, 5, 4))
+    order = replace(random_order(None, 100, (5, 5, 4)), reason="why not")
     path = tmp_path / "order"  # no suffix is added
     order.save(path)
     order.save(path)
     assert NodeOrder.load(path) == order
+    assert NodeOrder.load(path).reason == "why not"
     assert [file.name for file in tmp_path.iterdir()] == ["order"]
     assert len({order, NodeOrder.load(path)}) == 1
     assert order != natural_order(None, 100, (5, 5, 4))

@@ -108,7 +108,7 @@ def test_the_op_refuses_what_does_not_fit(change, message):
 # --- the growth is what it says ---
 
 
-def deviations(classes, edges, probability_of_class, old=200):
+def deviations(classes, edges, probability_of_class, old=1000):
     """How many standard deviations the growth is from its definition, which is told every state that it was in.
 
     Edge by edge, the chance of each event given the state is known, so that the count of the events less the sum of

@@ -38,13 +38,23 @@ def test_every_model_learns_with_every_batching(data, model, batching):
     assert len(result.progress.history) == result.summary["epochs"]
 
 
-@pytest.mark.parametrize("order", ["metis", "homophily", "rcm", "random", "natural"])
+@pytest.mark.parametrize("order", ["metis", "homophily", "auto", "rcm", "random", "natural"])
 def test_every_order_and_both_embeddings_run(data, order):
     for embedding in ("tt", "full"):
         summary = train(replace(SMALL, order=order, embedding=embedding, epochs=1), data).summary
         assert len(summary["digit_homophily"]) >= 1
         assert summary["embedding_params"] == (600 * 16 if embedding == "full" else summary["embedding_params"])
     assert summary["compression"] == 1.0
+
+
+def test_auto_says_which_order_it_took_and_why(data, caplog):
+    caplog.set_level("INFO", "ttgraph")
+    summary = train(replace(SMALL, order="auto", epochs=1), data).summary
+    assert summary["order"] in ("homophily", "metis")
+    assert "under the homophily order and" in summary["order_reason"]
+    assert f"{summary['order']} order: {summary['order_reason']}" in caplog.messages
+    summary = train(replace(SMALL, order="metis", epochs=1), data).summary
+    assert (summary["order"], summary["order_reason"]) == ("metis", None)
 
 
 @pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])

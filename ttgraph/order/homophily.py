@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ttgraph.graph.class_estimate import estimate_classes
 from ttgraph.graph.csr import CSR
-from ttgraph.graph.propagation import propagate_labels
 from ttgraph.order.metis import metis_order
 from ttgraph.order.node_order import NodeOrder
 
@@ -23,10 +22,11 @@ def homophily_order(
     train_mask: Tensor,  # (num_nodes,) bool
     seed: int = 0,
 ) -> NodeOrder:
-    """Number the nodes by METIS at the first digit and by propagated training label below it.
+    """Number the nodes by their estimated class, and by METIS among those of a class.
 
-    Within each part of the first digit, nodes with the same propagated label become consecutive, and keep
-    their order of :func:`metis_order` among themselves. Labels outside ``train_mask`` are never read.
+    The classes are those of :func:`~ttgraph.graph.class_estimate.estimate_classes`, which finds them where edges join
+    nodes of different classes, too, and knows no more of a training node than of any other. Labels outside
+    ``train_mask`` are never read.
 
     Args:
         edge_index: Source and target of each edge.  # (2, num_edges) integer
@@ -34,25 +34,42 @@ def homophily_order(
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
         labels: Class of each node; only those under ``train_mask`` count.  # (num_nodes,) integer
         train_mask: Nodes whose label is known.  # (num_nodes,) bool
-        seed: METIS' random seed.
+        seed: Seed of METIS and of the estimate.
 
     Returns:
-        The order; its parts at the first digit are those of :func:`metis_order`.
+        The order.
 
     Raises:
-        ValueError: As :func:`metis_order` and :func:`~ttgraph.graph.propagation.propagate_labels` do.
+        ValueError: As :func:`metis_order` and :func:`~ttgraph.graph.class_estimate.estimate_classes` do.
 
     Example:
         >>> ring = torch.stack([torch.arange(8), torch.arange(8).roll(-1)])
-        >>> labels, train_mask = torch.arange(8) % 2, torch.arange(8) < 4
-        >>> homophily_order(ring, 8, (2, 2, 2), labels=labels, train_mask=train_mask).num_nodes
-        8
+        >>> labels, train_mask = torch.arange(8) % 2, torch.arange(8) < 6
+        >>> order = homophily_order(ring, 8, (2, 2, 2), labels=labels, train_mask=train_mask)
+        >>> labels[order.new_to_old]
+        tensor([0, 0, 0, 0, 1, 1, 1, 1])
     """
     partition = metis_order(edge_index, num_nodes, row_factors, seed=seed)
     csr = CSR.undirected(edge_index, num_nodes)
-    scores = propagate_labels(csr, labels, train_mask, clamp=True)
-    group = torch.where(scores.any(dim=1), scores.argmax(dim=1), scores.size(1))  # unreached: a group of its own
-    part = partition.old_to_new // math.prod(partition.row_factors[1:])
-    key = (part * (scores.size(1) + 1) + group)[partition.new_to_old]
-    new_to_old = partition.new_to_old[torch.argsort(key, stable=True)]
-    return NodeOrder.from_new_to_old(new_to_old, partition.row_factors, "homophily")
+    return by_class(partition, estimate_classes(csr, labels, train_mask, seed=seed))
+
+
+def by_class(
+    order: NodeOrder,
+    probabilities: Tensor,  # (num_nodes, num_classes)
+) -> NodeOrder:
+    """Bring nodes of the same class together; among themselves they keep their order.
+
+    Args:
+        order: The order to start from.
+        probabilities: Of the classes; a node is of the one that it is the likeliest of, against the mean of all
+            nodes, so that rare classes have nodes, too.  # (num_nodes, num_classes)
+
+    Example:
+        >>> order = NodeOrder.from_new_to_old(torch.tensor([3, 2, 1, 0]), (2, 2))
+        >>> by_class(order, torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.9, 0.1], [0.7, 0.3]])).new_to_old
+        tensor([2, 0, 3, 1])
+    """
+    group = (probabilities / probabilities.mean(dim=0)).argmax(dim=1)
+    new_to_old = order.new_to_old[torch.argsort(group[order.new_to_old], stable=True)]
+    return NodeOrder.from_new_to_old(new_to_old, order.row_factors, "homophily")

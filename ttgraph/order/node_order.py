@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ class NodeOrder(BaseTransform):
         old_to_new: New id of each old id.  # (num_nodes,) int64
         row_factors: Radices of the digits, most significant first.
         method: How the order was made, for reports.
+        reason: Why by that method, where there was a choice.
 
     Example:
         >>> order = NodeOrder.from_new_to_old(torch.tensor([2, 0, 1]), (2, 2))
@@ -55,6 +56,7 @@ class NodeOrder(BaseTransform):
     old_to_new: Tensor  # (num_nodes,) int64
     row_factors: tuple[int, ...]
     method: str
+    reason: str = ""
 
     @classmethod
     def from_new_to_old(
@@ -197,6 +199,7 @@ class NodeOrder(BaseTransform):
                 new_to_old=self.new_to_old.numpy(),
                 row_factors=np.array(self.row_factors, dtype=np.int64),
                 method=np.array(self.method),
+                reason=np.array(self.reason),
             )
 
     @classmethod
@@ -212,7 +215,8 @@ class NodeOrder(BaseTransform):
                 if str(file["format"]) != _FORMAT:
                     raise ValueError(f"format {file['format']}")
                 new_to_old, row_factors, method = file["new_to_old"], file["row_factors"].tolist(), str(file["method"])
-            return cls.from_new_to_old(torch.from_numpy(new_to_old), row_factors, method)
+                reason = str(file["reason"]) if "reason" in file else ""
+            return replace(cls.from_new_to_old(torch.from_numpy(new_to_old), row_factors, method), reason=reason)
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{os.fspath(path)} is not a NodeOrder file, or is damaged ({error})") from error
 

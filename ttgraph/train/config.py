@@ -14,7 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from ttgraph.models import ModelName
 
-OrderName = Literal["metis", "homophily", "rcm", "random", "natural"]
+OrderName = Literal["metis", "homophily", "auto", "rcm", "random", "natural"]
 InitName = Literal["spectral", "hierarchical", "orthogonal", "gaussian", "node2vec"]
 EmbeddingName = Literal["tt", "full", "hash", "poshash", "none"]
 Batching = Literal["full", "neighbor", "partition"]
@@ -145,7 +145,7 @@ class TrainConfig(NodeConfig):
     """Node embedding: tensor train; dense table; hashed rows, plain or beside those of a node's parts, with as many
     parameters as the tensor train; or none, which needs label inputs."""
     order: OrderName = "metis"
-    """Order of the nodes."""
+    """Order of the nodes; auto takes metis or homophily by what the training labels say."""
     row_factors: RowFactors = None
     """Row factors, such as 1024,13,13: parts per level of the order; auto tries several on validation."""
     init: InitName = "spectral"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,8 @@ from ttgraph.train.metric import check_metric, score, score_by_degree
 from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
 from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
+
+logger = logging.getLogger(__name__)
 
 # Of label inputs, where there are as many training nodes: 2, 5 and 10 do equally well.
 _FOLDS = 5
@@ -76,6 +79,8 @@ def train(
     order_begin = time.perf_counter()
     order = make_order(config, data, shape) if order is None else order
     order_seconds = time.perf_counter() - order_begin
+    if order.reason:
+        logger.info("%s order: %s", order.method, order.reason)
     data = order.apply(data)
 
     csr = CSR.incoming(data.edge_index, data.num_nodes)
@@ -120,6 +125,8 @@ def train(
         "seconds": time.perf_counter() - begin,
         "seconds_per_epoch": progress.seconds_per_epoch,
         "by_degree": score_by_degree(data.metric, scores, data.y, data.test_mask, csr.degrees),
+        "order": order.method,
+        "order_reason": order.reason or None,
         "order_seconds": order_seconds,
         "init_seconds": init_seconds,
         "peak_memory_mb": peak_memory_mb(),
@@ -136,8 +143,12 @@ def train(
 def make_order(config: TrainConfig, data: Data, shape: TTShape) -> NodeOrder:
     """The order of the nodes that ``config`` asks for."""
     method = getattr(orders, f"{config.order}_order")
-    labels = dict(labels=data.y, train_mask=data.train_mask) if config.order == "homophily" else {}
-    return method(data.edge_index, data.num_nodes, shape.row_factors, seed=config.seed, **labels)
+    known: dict[str, Any] = {}
+    if config.order in ("homophily", "auto"):
+        known = dict(labels=data.y, train_mask=data.train_mask)
+    if config.order == "auto":
+        known["label_inputs"] = config.label_inputs
+    return method(data.edge_index, data.num_nodes, shape.row_factors, seed=config.seed, **known)
 
 
 def _choosing(config: TrainConfig) -> bool:
