@@ -387,3 +387,9 @@ def test_whatever_the_message_calls_feasible_is_feasible(homophily):
     # Of 4950 pairs of nodes 450 lie within a class: at .0909 every one of them is taken.
     data = dcsbm(100, homophily=homophily, mean_degree=90.0)
     assert homophily_of(data) == pytest.approx(homophily, abs=2e-4)
+
+
+@every_generator
+def test_a_negative_seed_is_named(generate, extra):
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        generate(1000, **extra, seed=-1)

@@ -28,7 +28,7 @@ class CompareConfig(NodeConfig):
     """
 
     order: Orders = ("metis", "random")
-    """Orders of the nodes to compare: metis, homophily, rcm, random, natural."""
+    """Orders of the nodes to compare: metis, homophily, auto, rcm, random, natural."""
     row_factors: tuple[Ints, ...] = ()
     """Shapes to compare, such as 1024,13,13 56,56,54; the balanced one by default."""
     init: Inits = ("spectral", "gaussian")

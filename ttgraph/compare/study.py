@@ -117,7 +117,7 @@ def _tuned(
     def run(trial: TrainConfig) -> dict[str, Any]:
         def go() -> dict[str, Any]:
             shape = plan_shape(trial, data.num_nodes)
-            key = (trial.order, shape.row_factors, trial.seed)
+            key = (trial.order, shape.row_factors, trial.seed, trial.label_inputs)  # the last matters to auto
             if key not in orders:
                 orders[key] = make_order(trial, data, shape)
             start = (trial.init_std, trial.seed)

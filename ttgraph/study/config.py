@@ -68,7 +68,7 @@ class HomophilyConfig:
     rank: Ints = (4, 16)
     """TT ranks."""
     order: Orders = ("metis", "homophily", "random")
-    """Orders of the nodes: metis, homophily, rcm, random, natural."""
+    """Orders of the nodes: metis, homophily, auto, rcm, random, natural."""
     init: Inits = ("spectral", "orthogonal", "gaussian")
     """Starts of the tensor trains: spectral, hierarchical, orthogonal, gaussian, node2vec."""
     seeds: int = 3

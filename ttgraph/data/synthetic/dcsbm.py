@@ -16,6 +16,7 @@ from ttgraph.data.synthetic.problem import (
     count_edges,
     exact_class_sizes,
     make_problem,
+    make_rng,
     power_law_weights,
     starts_of,
 )
@@ -75,7 +76,7 @@ def dcsbm(
         (10000, 0.69...)
     """
     split = Split(train_fraction, val_fraction)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     sizes = exact_class_sizes(num_nodes, num_classes, class_sizes)
     num_edges = count_edges(num_nodes, mean_degree)
     weights = power_law_weights(rng, num_nodes, degree_exponent)

@@ -16,6 +16,7 @@ from ttgraph.data.synthetic.problem import (
     check_share,
     count_edges,
     make_problem,
+    make_rng,
     power_law_weights,
 )
 from ttgraph.ops.sample_edges import try_sample_edges
@@ -84,7 +85,7 @@ def planted_hierarchy(
     check_share("mu", mu)
     check_share("label_noise", label_noise)
     split, num_edges = Split(train_fraction, val_fraction), count_edges(num_nodes, mean_degree)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
 
     # Blocks are ranges of node ids until they get new ones at the end. The whole graph is the one block of level 0.
     starts = [-(-np.arange(count + 1) * num_nodes // count) for count in (1, *num_blocks.tolist())]

@@ -16,6 +16,7 @@ from ttgraph.data.synthetic.problem import (
     count_edges,
     exact_class_sizes,
     make_problem,
+    make_rng,
     power_law_weights,
     starts_of,
 )
@@ -93,7 +94,7 @@ def lfr(
     smallest = min(max(20, math.ceil(2 * mean_degree)), int(sizes.min())) if min_community is None else min_community
     largest = 10 * smallest if max_community is None else max_community
     _check_communities(sizes, smallest, largest, community_exponent)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     parts = [_community_sizes(rng, int(size), smallest, largest, community_exponent) for size in sizes]
     communities, class_of = np.concatenate(parts), np.repeat(np.arange(len(sizes)), [len(part) for part in parts])
     community = np.repeat(np.arange(len(communities)), communities)

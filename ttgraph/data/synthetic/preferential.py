@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ttgraph.data.synthetic.problem import Split, check_share, count_edges, exact_class_sizes, make_problem
+from ttgraph.data.synthetic.problem import Split, check_share, count_edges, exact_class_sizes, make_problem, make_rng
 from ttgraph.ops.preferential import preferential_edges
 from ttgraph.ops.sample_edges import both_directions
 
@@ -73,7 +73,7 @@ def preferential_attachment(
         (10000, 0.69...)
     """
     split = Split(train_fraction, val_fraction)
-    rng = np.random.default_rng(seed)
+    rng = make_rng(seed)
     sizes = exact_class_sizes(num_nodes, num_classes, class_sizes)
     num_edges, num_inside = count_edges(num_nodes, mean_degree), None
     if compatibility is None:

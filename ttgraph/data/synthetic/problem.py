@@ -42,6 +42,17 @@ class Split:
         return rng.permutation(np.repeat(np.array(list(SPLIT_CODES.values()), dtype=np.int8), counts))
 
 
+def make_rng(seed: int) -> np.random.Generator:
+    """The source of everything random.
+
+    Raises:
+        ValueError: If the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    return np.random.default_rng(seed)
+
+
 def make_problem(
     name: str,
     rng: np.random.Generator,
