@@ -393,3 +393,14 @@ def test_whatever_the_message_calls_feasible_is_feasible(homophily):
 def test_a_negative_seed_is_named(generate, extra):
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         generate(1000, **extra, seed=-1)
+
+
+@pytest.mark.parametrize("homophily", [0.1, 0.3, 0.5])
+def test_a_homophily_that_full_blocks_shift_is_met(homophily):
+    data = planted_hierarchy(3000, homophily=homophily)  # blocks of three nodes want most of 16,500 edges
+    assert edge_homophily(data.edge_index, data.y) == pytest.approx(homophily, abs=0.01)
+
+
+def test_a_homophily_that_full_blocks_keep_from_us():
+    with pytest.raises(ValueError, match=r"homophily=0.72 cannot be had: at mu=0 it is 0\.[456]"):
+        planted_hierarchy(3000, homophily=0.72)

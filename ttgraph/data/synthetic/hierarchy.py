@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +19,15 @@ from ttgraph.data.synthetic.problem import (
     make_rng,
     power_law_weights,
 )
+from ttgraph.graph.homophily import edge_homophily
 from ttgraph.ops.sample_edges import try_sample_edges
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 _MAX_ATTEMPTS = 32
+# Of the search for mu: how near is near enough, and when to give up.
+_NEAR, _MAX_TRIALS = 0.004, 8
 
 
 def planted_hierarchy(
@@ -58,7 +61,7 @@ def planted_hierarchy(
         level_shares: Of the edges that are not rewired, the share that stays inside a block of each level; sums to 1.
         mu: Share of the edges that lead anywhere.
         homophily: Share of the edges that lead to a node of the same class, label noise included; ``mu`` is then
-            chosen for it. The edges are drawn, so that it is met but for chance: within .01 from 20,000 edges on.
+            chosen for it, by trying where blocks are full: within .01, and where edges are few, as near as chance lets.
         mean_degree: Mean number of neighbours; the graph has exactly ``round(num_nodes * mean_degree / 2)`` edges.
         degree_exponent: Exponent of the power law of the weights, above 2; infinity makes them equal.
         label_level: Level whose blocks carry the classes.
@@ -95,12 +98,17 @@ def planted_hierarchy(
     y = classes[block[:, label_level]]
     noisy = rng.random(num_nodes) < label_noise
     y[noisy] = rng.integers(num_classes, size=int(noisy.sum()))
-    if homophily is not None:
-        mu = _solve_mu(homophily, starts, level_shares, weights, y)
-
     new_ids = rng.permutation(num_nodes)
-    strata = _strata(num_edges, starts, [mu, *((1 - mu) * share for share in level_shares)], weights)
-    edge_index = _sample(strata, weights, new_ids, seed)
+
+    def edges_at(mu: float) -> Tensor:
+        strata = _strata(num_edges, starts, [mu, *((1 - mu) * share for share in level_shares)], weights)
+        return _sample(strata, weights, new_ids, seed)
+
+    if homophily is None:
+        edge_index = edges_at(mu)
+    else:
+        expected = _expected_range(homophily, starts, level_shares, weights, y)
+        edge_index = _with_homophily(homophily, edges_at, torch.from_numpy(y[np.argsort(new_ids)]), expected)
     return make_problem(
         "planted_hierarchy",
         rng,
@@ -156,19 +164,53 @@ def _too_many(num_edges: int) -> str:
     )
 
 
-def _solve_mu(
+def _with_homophily(
+    homophily: float,
+    edges_at: Callable[[float], Tensor],
+    y: Tensor,  # (num_nodes,), by new id
+    expected: tuple[float, float],
+) -> Tensor:
+    """The edges at the share that leads anywhere with which they have a homophily.
+
+    Where no block is full, the expected homophilies at mu=1 and mu=0 say which share that is; else it is found from
+    there.
+    """
+    anywhere, inside = expected
+    mu, best, nearest = 0.0, None, math.inf
+    if inside != anywhere:
+        mu = min(max((inside - homophily) / (inside - anywhere), 0.0), 1.0)
+    for _ in range(_MAX_TRIALS):
+        edge_index = edges_at(mu)
+        found = edge_homophily(edge_index, y)
+        if abs(found - homophily) < nearest:
+            best, nearest = edge_index, abs(found - homophily)
+        following = min(max(mu + (found - homophily) / ((inside - anywhere) or 1.0), 0.0), 1.0)
+        if nearest <= _NEAR or following == mu:
+            break
+        mu = following
+    chance = 3 * math.sqrt(homophily * (1 - homophily) / max(edge_index.shape[1] / 2, 1))
+    if nearest > max(0.01, chance):
+        raise ValueError(
+            f"homophily={homophily:.4g} cannot be had: at mu={mu:.3g} it is {found:.4g}, as the small blocks are full; "
+            "take one nearer to that, lower mean_degree, or give the coarse levels a larger share"
+        )
+    assert best is not None
+    return best
+
+
+def _expected_range(
     homophily: float,
     starts: Sequence[np.ndarray],  # per level, where each of its blocks begins
     level_shares: Sequence[float],
     weights: np.ndarray,  # (num_nodes,)
     y: np.ndarray,  # (num_nodes,)
-) -> float:
-    """The share of edges that lead anywhere with which a share of all edges has ends of one class."""
+) -> tuple[float, float]:
+    """The homophily to expect if all edges lead anywhere, and if none does; a wish beyond these is refused."""
     anywhere, *levels = (_expected_homophily(start, weights, y) for start in starts)
     inside = float(np.dot(level_shares, levels))
     low, high = sorted((anywhere, inside))
     check_share("homophily", homophily, low, high, "from mu=1 to mu=0 with these blocks, classes and label noise")
-    return (inside - homophily) / (inside - anywhere) if low < high else 0.0
+    return anywhere, inside
 
 
 def _expected_homophily(starts: np.ndarray, weights: np.ndarray, y: np.ndarray) -> float:
