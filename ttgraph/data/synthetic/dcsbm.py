@@ -12,8 +12,8 @@ import torch
 from ttgraph.data.synthetic.problem import (
     Split,
     apportion,
-    check_share,
     count_edges,
+    edges_within,
     exact_class_sizes,
     make_problem,
     make_rng,
@@ -117,11 +117,7 @@ def _pairs(sizes: np.ndarray) -> np.ndarray:  # (num_classes, num_classes) int64
 def _counts_of_homophily(num_edges: int, sizes: np.ndarray, weights: np.ndarray, homophily: float) -> np.ndarray:
     """Edges between every two classes, in the upper triangle; of them a share within one class."""
     pairs, inside = _pairs(sizes), np.eye(len(sizes), dtype=bool)
-    within, across = int(pairs[inside].sum()), int(pairs[~inside].sum())
-    low, high = max(0.0, 1 - across / max(num_edges, 1)), min(1.0, within / max(num_edges, 1))
-    why = f"with {num_edges} edges and classes of {sizes.min()} to {sizes.max()} nodes"
-    check_share("homophily", homophily, low, high, why)
-    num_within = min(max(round(homophily * num_edges), num_edges - across), within)
+    num_within = edges_within(num_edges, sizes, homophily)
 
     share = np.add.reduceat(weights, starts_of(sizes)[:-1]) / weights.sum()
     chance = float((share**2).sum())

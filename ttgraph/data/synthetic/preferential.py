@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ttgraph.data.synthetic.problem import Split, check_share, count_edges, exact_class_sizes, make_problem, make_rng
+from ttgraph.data.synthetic.problem import Split, count_edges, edges_within, exact_class_sizes, make_problem, make_rng
 from ttgraph.ops.preferential import preferential_edges
 from ttgraph.ops.sample_edges import both_directions
 
@@ -77,7 +77,7 @@ def preferential_attachment(
     sizes = exact_class_sizes(num_nodes, num_classes, class_sizes)
     num_edges, num_inside = count_edges(num_nodes, mean_degree), None
     if compatibility is None:
-        num_inside = _count_inside(num_edges, sizes, homophily)
+        num_inside = edges_within(num_edges, sizes, homophily)
         weights = np.ones((len(sizes), len(sizes)))
     else:
         weights = _check_compatibility(compatibility, len(sizes))
@@ -108,15 +108,6 @@ def preferential_attachment(
     data.arrival = torch.empty(num_nodes, dtype=torch.int64)
     data.arrival[new_ids] = torch.arange(num_nodes)
     return data
-
-
-def _count_inside(num_edges: int, sizes: np.ndarray, homophily: float) -> int:
-    """How many edges stay in their class."""
-    pairs, inside = int(sizes.sum()) * (int(sizes.sum()) - 1) // 2, int((sizes * (sizes - 1) // 2).sum())
-    low, high = (1 - (pairs - inside) / num_edges, inside / num_edges) if num_edges else (0.0, 1.0)
-    why = f"with {num_edges} edges and classes of {sizes.min()} to {sizes.max()} nodes"
-    check_share("homophily", homophily, max(0.0, low), min(1.0, high), why)
-    return round(homophily * num_edges)
 
 
 def _most_edges(

@@ -207,3 +207,20 @@ def check_share(name: str, value: float, low: float = 0.0, high: float = 1.0, wh
     """
     if not low - 1e-9 <= value <= high + 1e-9:
         raise ValueError(f"{name} must be {low:.4g} to {high:.4g}{why and f', {why}'}; got {value:.4g}")
+
+
+def edges_within(num_edges: int, sizes: np.ndarray, homophily: float) -> int:
+    """How many edges of a simple graph stay within a class, of so many nodes each, at a homophily.
+
+    Raises:
+        ValueError: If the pairs of nodes within classes, or between them, are too few for it.
+    """
+    nodes = int(sizes.sum())
+    within = int((sizes * (sizes - 1) // 2).sum())
+    across = nodes * (nodes - 1) // 2 - within
+    if not num_edges:
+        return 0
+    low, high = max(0.0, 1 - across / num_edges), min(1.0, within / num_edges)
+    why = f"with {num_edges} edges and classes of {sizes.min()} to {sizes.max()} nodes"
+    check_share("homophily", homophily, low, high, why)
+    return min(max(round(homophily * num_edges), num_edges - across), within)
