@@ -122,8 +122,8 @@ def compress(
         compression: How many times smaller than its dense weight each layer's cores must be.
         rank: TT rank of each layer, in place of ``compression``.
         tolerance: Largest relative error of each layer's weight, in place of ``compression``.
-        skip: Layers to leave dense: names, patterns such as ``"layer1.*"``, or a function of name and layer. A classifier
-            of few classes is worth skipping: at the rank that is left to it they can no longer be told apart.
+        skip: Layers to leave dense: names, patterns such as ``"layer1.*"``, or a function of name and layer. Skip a
+            classifier of few classes: at the rank that is left to it they can no longer be told apart.
         format: As of :class:`TTConv2d` and :class:`TTLinear`.
         recompute: As of :class:`TTConv2d`.
         example: Input to count the multiply-adds with, or a tuple of inputs; the first one's first dimension counts
