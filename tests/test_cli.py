@@ -110,7 +110,7 @@ def test_train_has_the_promised_flags(capsys):
     assert run("train", "--help") == 0
     text = capsys.readouterr().out
     assert {flag for flag in FLAGS if not re.search(rf"--{flag}\b", text)} == set()
-    for choices in ("{gcn,sage,gat,mlp}", "{tt,full,hash,poshash,none}", "{metis,homophily,rcm,random,natural}"):
+    for choices in ("{gcn,sage,gat,mlp}", "{tt,full,hash,poshash,none}", "{metis,homophily,auto,rcm,random,natural}"):
         assert choices in text
     for choices in (
         "{spectral,hierarchical,orthogonal,gaussian,node2vec}",
@@ -501,6 +501,7 @@ def test_gpu_on_a_machine_without(here, capsys):
 def test_ogb_folder_in_the_wrong_layout(here, capsys):
     Path("ogbn_mine").mkdir()
     assert "not a dataset in OGB's layout" in refused(capsys, "train", "ogbn_mine")
+    Path("ogbn_mine").rmdir()
     write_ogb(load_dataset("g.npz"), here, "ogbn-mine")
     assert run("info", "ogbn_mine") == 0
     Path("ogbn_mine/raw/node-label.csv.gz").unlink()
