@@ -27,7 +27,7 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, monkeypatch):
     # A failing cell raises, with the cell and its traceback in the message.
-    for name, value in {"NODES": "4000", "ROWS": "100000", "EPOCHS": "2"}.items():
+    for name, value in {"NODES": "4000", "ROWS": "50000", "EPOCHS": "1"}.items():
         monkeypatch.setenv(f"TTGRAPH_NOTEBOOK_{name}", value)
     run(nbformat.read(path, as_version=4))
 
