@@ -101,8 +101,8 @@ def test_an_embedding_with_a_rate_of_zero_stays_as_it_starts(data):
 
 def test_weight_decay_of_the_embedding_shrinks_it(data):
     config = replace(SMALL, embedding="full", init="gaussian", optimizer="adamw", lr_cores=1e-3)
-    plain, decayed = (train(replace(config, weight_decay_cores=decay), data) for decay in (0.0, 100.0))
-    assert decayed.model.embedding.weight.norm() < 0.95 * plain.model.embedding.weight.norm()
+    plain, decayed = (train(replace(config, weight_decay_cores=decay), data) for decay in (0.0, 200.0))
+    assert decayed.model.embedding.weight.norm() < 0.9 * plain.model.embedding.weight.norm()
 
 
 def test_a_perceptron_hears_no_neighbour(data):
