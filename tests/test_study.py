@@ -154,7 +154,7 @@ def test_a_graph_computes_orders_and_eigenvectors_once(monkeypatch):
     import ttgraph.study.graph as graph_module
 
     calls = []
-    for name in ("leading_eigenvectors", "make_order", "planted_hierarchy"):
+    for name in ("weighted_eigenvectors", "make_order", "planted_hierarchy"):
         original = getattr(graph_module, name)
         monkeypatch.setattr(
             graph_module, name, lambda *a, original=original, name=name, **k: calls.append(name) or original(*a, **k)
@@ -164,7 +164,7 @@ def test_a_graph_computes_orders_and_eigenvectors_once(monkeypatch):
     results = {cell: graph.run(cell) for cell in trains}
     made = calls.count("planted_hierarchy")
     graph.run(trains[0])
-    assert (calls.count("leading_eigenvectors"), calls.count("make_order")) == (1, 2)
+    assert (calls.count("weighted_eigenvectors"), calls.count("make_order")) == (1, 2)
     assert calls.count("planted_hierarchy") == made
     for cell, result in results.items():
         shape = plan_shape(SMALL.trials(cell)[0], 2000)
@@ -180,7 +180,7 @@ def test_the_learning_rate_is_chosen_on_validation(monkeypatch):
 
     def fake(trial, data, order, embedding):
         val = {0.01: 0.6, 0.1: 0.5}[trial.lr_cores]
-        summary = {"val": val, "test": 1 - val, "compression": 1.0, "epochs": 1, "best_epoch": 1}
+        summary = {"val": val, "test": 1 - val, "compression": 1.0, "epochs": 1, "best_epoch": 1, "digit_homophily": []}
         config = {"lr_cores": trial.lr_cores}
         return type("R", (), {"summary": summary | {"embedding_params": 7, "config": config}})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import math
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from ttgraph.compare import label_propagation
 from ttgraph.data.synthetic import dcsbm, planted_hierarchy
-from ttgraph.graph import CSR, edge_homophily, leading_eigenvectors
-from ttgraph.init import captured_energy, from_matrix
+from ttgraph.graph import edge_homophily
+from ttgraph.init import captured_energy, from_matrix, weighted_eigenvectors
 from ttgraph.nn import TTEmbedding
 from ttgraph.order import NodeOrder
 from ttgraph.shape import TTShape
@@ -77,11 +76,9 @@ class StudyGraph:
     @cached_property
     def eigenvectors(self) -> Tensor:  # (num_nodes, dim)
         """The leading eigenvectors, weighted as :func:`ttgraph.init.spectral` does, zeros where there are no more."""
-        nodes, dim = self.data.num_nodes, self.config.dim
-        csr = CSR.undirected(self.data.edge_index, nodes)
-        smallest = math.ceil(nodes / dim)
-        values, vectors = leading_eigenvectors(csr, dim, seed=self.seed, min_component=smallest)
-        return nn.functional.pad(vectors * values.clamp_min(0).sqrt(), (0, dim - len(values)))
+        dim = self.config.dim
+        found = weighted_eigenvectors(self.data.edge_index, self.data.num_nodes, dim, seed=self.seed)
+        return nn.functional.pad(found, (0, dim - found.shape[1]))
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """What a cell gives, as its file holds it."""
