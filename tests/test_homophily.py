@@ -119,7 +119,7 @@ def test_degree_assortativity_is_that_of_networkx_and_pyg(graph, both):
     else:
         expected = networkx.degree_assortativity_coefficient(networkx_graph(edges, y))
         assert degree_assortativity(edges) == pytest.approx(expected, abs=1e-9)
-        assert degree_assortativity(edges, len(y)) == pytest.approx(assortativity(edges), abs=1e-4)
+        assert degree_assortativity(edges, len(y)) == pytest.approx(assortativity(edges), abs=1e-2)  # in float32
 
 
 @given(graph=labelled_graphs(), chunk=st.integers(1, 100))

@@ -16,6 +16,7 @@ PUBLIC = {
         "ClickBatch",
         "ClickLog",
         "DataError",
+        "GraphFolder",
         "ImageData",
         "KAGGLE_TABLE_SIZES",
         "Recipe",

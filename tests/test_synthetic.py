@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttgraph.data import list_recipes, load_dataset, read_recipe
-from ttgraph.data.synthetic import csbm, dcsbm, lfr, planted_hierarchy
+from ttgraph.data import DataError, list_recipes, load, load_dataset, read_recipe
+from ttgraph.data.synthetic import STREAMS, csbm, dcsbm, hierarchy_stream, lfr, planted_hierarchy
 from ttgraph.data.synthetic.problem import apportion
 from ttgraph.graph.homophily import edge_homophily
 
@@ -98,7 +98,24 @@ def test_ids_tell_nothing(generate, extra):
     assert near == pytest.approx(float((torch.bincount(data.y) / 20000).square().sum()), abs=0.02)
 
 
-@pytest.mark.parametrize("name", [n for n, path in list_recipes().items() if read_recipe(path).source == "synthetic"])
+RECIPES = [recipe for recipe in map(read_recipe, list_recipes().values()) if recipe.source == "synthetic"]
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.num_nodes > 10**6], ids=lambda recipe: recipe.name)
+def test_a_large_recipe_asks_for_what_it_expects(recipe):
+    nodes, degree = recipe.parameters["num_nodes"], recipe.parameters["mean_degree"]
+    assert (nodes, round(nodes * degree / 2)) == (recipe.num_nodes, recipe.num_edges)
+    assert recipe.parameters["num_classes"] == recipe.num_classes
+    assert recipe.generator in STREAMS
+
+
+def test_a_graph_beyond_the_memory_is_refused_before_it_is_begun(monkeypatch):
+    monkeypatch.setattr(load, "_memory", lambda: 2**30)
+    with pytest.raises(DataError, match=r"products-size would take about 7 GB .* 1 GB .*ttgraph prepare products-size"):
+        load_dataset("products-size")
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in RECIPES if recipe.num_nodes <= 10**6])
 def test_every_recipe_makes_what_it_expects(name):
     recipe, data = read_recipe(list_recipes()[name]), load_dataset(name)
     assert (data.num_nodes, data.num_edges // 2) == (recipe.num_nodes, recipe.num_edges)
@@ -404,3 +421,19 @@ def test_a_homophily_that_full_blocks_shift_is_met(homophily):
 def test_a_homophily_that_full_blocks_keep_from_us():
     with pytest.raises(ValueError, match=r"homophily=0.72 cannot be had: at mu=0 it is 0\.[456]"):
         planted_hierarchy(3000, homophily=0.72)
+
+
+def test_a_streamed_hierarchy_is_one_of_the_same_model(monkeypatch):
+    monkeypatch.setattr(hierarchy_stream, "_CHUNK", 1500)
+    options = dict(branching=(8, 8), level_shares=(0.3, 0.7), homophily=0.55, seed=3)
+    stream, whole = STREAMS["planted_hierarchy"](5000, **options), planted_hierarchy(5000, **options)
+    chunks = list(stream.chunks())
+    assert len(chunks) > 10
+    assert sum(chunk.shape[1] for chunk in chunks) == stream.num_edges == whole.num_edges // 2
+    edges = torch.from_numpy(np.concatenate(chunks, axis=1))
+    assert (edges[0] < edges[1]).all()
+    assert len(edges.unique(dim=1).T) > 0.98 * stream.num_edges
+    assert edge_homophily(edges, torch.from_numpy(stream.y)) == pytest.approx(0.55, abs=0.02)
+    assert np.bincount(stream.split).tolist() == [0, *(int(whole[f"{p}_mask"].sum()) for p in ("train", "val", "test"))]
+    for chunk, again in zip(chunks[5:], stream.chunks(5), strict=True):
+        assert np.array_equal(chunk, again)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
+# Of a generated graph, both directions of an edge, and the keys that the sampler sorts.
+_BYTES_PER_EDGE = 112
+
+
 def load_dataset(
     source: str | Path = "homophily-100k",
     *,
@@ -122,10 +126,22 @@ def _from_recipe(recipe: Recipe, root: str | Path | None, split: int, features: 
     return _generate(recipe, split, features)
 
 
+def _memory() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _generate(recipe: Recipe, split: int, features: bool) -> Data:
     if recipe.generator not in GENERATORS:
         raise DataError(f"{recipe.path}: unknown generator {recipe.generator!r}; there are {', '.join(GENERATORS)}")
     check_split_index(recipe.name, split, 1)
+    needed = recipe.num_edges * _BYTES_PER_EDGE
+    if needed > _memory():
+        raise DataError(
+            f"{recipe.name} would take about {needed / 1e9:.0f} GB of memory, this machine has "
+            f"{_memory() / 1e9:.0f} GB in all; `ttgraph prepare {recipe.name} --out DIR` draws it on disk, to train on "
+            "DIR"
+        )
     try:
         data = GENERATORS[recipe.generator](**recipe.parameters)
     except (TypeError, ValueError) as error:

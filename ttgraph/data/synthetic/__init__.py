@@ -2,9 +2,9 @@
 
 from ttgraph.data.synthetic.csbm import csbm
 from ttgraph.data.synthetic.dcsbm import dcsbm
-from ttgraph.data.synthetic.generators import GENERATORS
+from ttgraph.data.synthetic.generators import GENERATORS, STREAMS
 from ttgraph.data.synthetic.hierarchy import planted_hierarchy
 from ttgraph.data.synthetic.lfr import lfr
 from ttgraph.data.synthetic.preferential import preferential_attachment
 
-__all__ = ["GENERATORS", "csbm", "dcsbm", "lfr", "planted_hierarchy", "preferential_attachment"]
+__all__ = ["GENERATORS", "STREAMS", "csbm", "dcsbm", "lfr", "planted_hierarchy", "preferential_attachment"]

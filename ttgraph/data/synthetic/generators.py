@@ -8,6 +8,7 @@ from typing import Any
 from ttgraph.data.synthetic.csbm import csbm
 from ttgraph.data.synthetic.dcsbm import dcsbm
 from ttgraph.data.synthetic.hierarchy import planted_hierarchy
+from ttgraph.data.synthetic.hierarchy_stream import stream_planted_hierarchy
 from ttgraph.data.synthetic.lfr import lfr
 from ttgraph.data.synthetic.preferential import preferential_attachment
 
@@ -18,3 +19,6 @@ GENERATORS: dict[str, Callable[..., Any]] = {
     "lfr": lfr,
     "preferential_attachment": preferential_attachment,
 }
+
+# Those that also draw graphs larger than memory, a chunk at a time.
+STREAMS: dict[str, Callable[..., Any]] = {"planted_hierarchy": stream_planted_hierarchy}

@@ -10,15 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttgraph.data.synthetic.problem import (
-    Split,
-    apportion,
-    check_share,
-    count_edges,
-    make_problem,
-    make_rng,
-    power_law_weights,
-)
+from ttgraph.data.synthetic.blocks import NestedBlocks, mu_of, too_many
+from ttgraph.data.synthetic.problem import Split, check_share, count_edges, make_problem, make_rng
 from ttgraph.graph.homophily import edge_homophily
 from ttgraph.ops.sample_edges import try_sample_edges
 
@@ -83,60 +76,31 @@ def planted_hierarchy(
         >>> data.num_edges, data.block.shape
         (11000, torch.Size([1000, 2]))
     """
-    num_blocks = np.cumprod(branching, dtype=np.int64)
-    _check(num_nodes, num_classes, num_blocks, level_shares, label_level)
     check_share("mu", mu)
-    check_share("label_noise", label_noise)
     split, num_edges = Split(train_fraction, val_fraction), count_edges(num_nodes, mean_degree)
     rng = make_rng(seed)
-
-    # Blocks are ranges of node ids until they get new ones at the end. The whole graph is the one block of level 0.
-    starts = [-(-np.arange(count + 1) * num_nodes // count) for count in (1, *num_blocks.tolist())]
-    block = np.stack([np.repeat(np.arange(len(start) - 1), np.diff(start)) for start in starts[1:]], axis=1)
-    weights = power_law_weights(rng, num_nodes, degree_exponent)
-    classes = rng.permutation(np.arange(num_blocks[label_level]) % num_classes)
-    y = classes[block[:, label_level]]
-    noisy = rng.random(num_nodes) < label_noise
-    y[noisy] = rng.integers(num_classes, size=int(noisy.sum()))
-    new_ids = rng.permutation(num_nodes)
+    blocks = NestedBlocks.plant(
+        rng, num_nodes, num_classes, branching, level_shares, degree_exponent, label_level, label_noise
+    )
 
     def edges_at(mu: float) -> Tensor:
-        strata = _strata(num_edges, starts, [mu, *((1 - mu) * share for share in level_shares)], weights)
-        return _sample(strata, weights, new_ids, seed)
+        return _sample(blocks.strata(num_edges, mu), blocks.weights, blocks.new_ids, seed)
 
     if homophily is None:
         edge_index = edges_at(mu)
     else:
-        expected = _expected_range(homophily, starts, level_shares, weights, y)
-        edge_index = _with_homophily(homophily, edges_at, torch.from_numpy(y[np.argsort(new_ids)]), expected)
+        y = torch.from_numpy(blocks.y[np.argsort(blocks.new_ids)])
+        edge_index = _with_homophily(homophily, edges_at, y, blocks.expected_range(homophily))
     return make_problem(
         "planted_hierarchy",
         rng,
         edge_index=edge_index,
-        new_ids=new_ids,
-        y=y,
-        block=block,
+        new_ids=blocks.new_ids,
+        y=blocks.y,
+        block=np.stack([blocks.block(level) for level in range(len(branching))], axis=1),
         num_classes=num_classes,
         split=split,
     )
-
-
-def _strata(
-    num_edges: int,
-    starts: Sequence[np.ndarray],  # per level, where each of its blocks begins
-    shares: Sequence[float],  # of the edges, per level
-    weights: np.ndarray,  # (num_nodes,)
-) -> np.ndarray:  # (num_strata, 5) int64
-    """Edges within the blocks of every level, in proportion to the weight of the block."""
-    # The finest first: their blocks have the least room, and of equal edges the earlier one stays.
-    levels = list(zip(starts, shares, strict=True))[::-1]
-    begin, end = (np.concatenate([part[cut] for part, _ in levels]) for cut in (slice(None, -1), slice(1, None)))
-    mass = [share * np.add.reduceat(weights, start[:-1]) / weights.sum() for start, share in levels]
-    pairs = (end - begin) * (end - begin - 1) // 2
-    share = np.where(pairs > 0, np.concatenate(mass), 0.0)
-    if pairs[share > 0].sum() < num_edges:
-        raise ValueError(_too_many(num_edges))
-    return np.stack([begin, end, begin, end, apportion(num_edges, share, pairs)], axis=1)
 
 
 def _sample(strata: np.ndarray, weights: np.ndarray, new_ids: np.ndarray, seed: int) -> Tensor:
@@ -154,14 +118,7 @@ def _sample(strata: np.ndarray, weights: np.ndarray, new_ids: np.ndarray, seed: 
             place = np.flatnonzero((above[:, 0] <= begin) & (above[:, 1] >= end) & (above[:, 4] > 0))[:1]
             above[place, 4] += int(missing[index])
             strata[index, 4] -= int(missing[index]) if len(place) else 0
-    raise ValueError(_too_many(int(strata[:, 4].sum())))
-
-
-def _too_many(num_edges: int) -> str:
-    return (
-        f"{num_edges} edges do not fit into the blocks; lower mean_degree, or give the coarse levels or mu a larger "
-        "share"
-    )
+    raise ValueError(too_many(int(strata[:, 4].sum())))
 
 
 def _with_homophily(
@@ -176,9 +133,7 @@ def _with_homophily(
     there.
     """
     anywhere, inside = expected
-    mu, best, nearest = 0.0, None, math.inf
-    if inside != anywhere:
-        mu = min(max((inside - homophily) / (inside - anywhere), 0.0), 1.0)
+    mu, best, nearest = mu_of(homophily, expected), None, math.inf
     for _ in range(_MAX_TRIALS):
         edge_index = edges_at(mu)
         found = edge_homophily(edge_index, y)
@@ -196,48 +151,3 @@ def _with_homophily(
         )
     assert best is not None
     return best
-
-
-def _expected_range(
-    homophily: float,
-    starts: Sequence[np.ndarray],  # per level, where each of its blocks begins
-    level_shares: Sequence[float],
-    weights: np.ndarray,  # (num_nodes,)
-    y: np.ndarray,  # (num_nodes,)
-) -> tuple[float, float]:
-    """The homophily to expect if all edges lead anywhere, and if none does; a wish beyond these is refused."""
-    anywhere, *levels = (_expected_homophily(start, weights, y) for start in starts)
-    inside = float(np.dot(level_shares, levels))
-    low, high = sorted((anywhere, inside))
-    check_share("homophily", homophily, low, high, "from mu=1 to mu=0 with these blocks, classes and label noise")
-    return anywhere, inside
-
-
-def _expected_homophily(starts: np.ndarray, weights: np.ndarray, y: np.ndarray) -> float:
-    """Probability that two different nodes of one block, drawn by weight, have one class, averaged over blocks."""
-    sizes, num_classes = np.diff(starts), int(y.max()) + 1
-    place = np.repeat(np.arange(len(sizes)) * num_classes, sizes) + y
-    by_class = np.bincount(place, weights, len(sizes) * num_classes).reshape(-1, num_classes)
-    mass, itself = by_class.sum(1), np.add.reduceat(weights**2, starts[:-1])
-    same, all_pairs = (by_class**2).sum(1) - itself, mass**2 - itself
-    chance = np.divide(same, all_pairs, out=np.zeros_like(mass), where=sizes > 1)
-    return float(np.average(chance, weights=mass * (sizes > 1))) if (sizes > 1).any() else 0.0
-
-
-def _check(
-    num_nodes: int, num_classes: int, num_blocks: np.ndarray, level_shares: Sequence[float], label_level: int
-) -> None:
-    if not len(num_blocks) or num_blocks.min() < 1 or num_blocks[-1] > num_nodes:
-        raise ValueError(
-            f"branching must be positive and multiply to at most num_nodes={num_nodes}, got {num_blocks.tolist()} "
-            "blocks per level"
-        )
-    if len(level_shares) != len(num_blocks) or min(level_shares) < 0 or not math.isclose(sum(level_shares), 1.0):
-        raise ValueError(f"level_shares must be {len(num_blocks)} shares that sum to 1, got {tuple(level_shares)}")
-    if not 0 <= label_level < len(num_blocks):
-        raise ValueError(f"label_level must be 0 to {len(num_blocks) - 1}, got {label_level}")
-    if not 1 <= num_classes <= num_blocks[label_level]:
-        raise ValueError(
-            f"num_classes must be 1 to {num_blocks[label_level]}, the blocks of label_level={label_level}, "
-            f"got {num_classes}"
-        )
