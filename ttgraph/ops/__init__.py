@@ -9,6 +9,8 @@ from ttgraph.ops.lookup import tt_lookup
 from ttgraph.ops.materialize import tt_materialize, tt_materialize_many
 from ttgraph.ops.preferential import preferential_edges
 from ttgraph.ops.sample_edges import both_directions, sample_edges
+from ttgraph.ops.sample_neighbors import sample_neighbors
+from ttgraph.ops.transpose import transpose
 
 __all__ = [
     "Adjacency",
@@ -17,6 +19,8 @@ __all__ = [
     "preferential_edges",
     "relu_dropout",
     "sample_edges",
+    "sample_neighbors",
+    "transpose",
     "tt_embedding_bag",
     "tt_embedding_bags",
     "tt_lookup",

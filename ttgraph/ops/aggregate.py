@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttgraph._library import register_reference
 from ttgraph.ops import message_reference as reference
+from ttgraph.ops.transpose import transpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,8 @@ class Adjacency:
     @cached_property
     def transposed(self) -> Adjacency:
         """Whom every source is heard by, with the same weights; made when first asked for."""
-        rows = torch.repeat_interleave(torch.arange(self.num_rows, device=self.device), self.offsets.diff())
-        order = torch.argsort(self.neighbours, stable=True)
-        offsets = self.offsets.new_zeros(self.num_sources + 1)
-        torch.cumsum(torch.bincount(self.neighbours, minlength=self.num_sources), 0, out=offsets[1:])
-        return Adjacency(offsets, rows[order], self.weights[order], self.num_rows)
+        offsets, rows, entries = transpose(self.offsets, self.neighbours, self.num_sources)
+        return Adjacency(offsets, rows, self.weights[entries], self.num_rows)
 
     def to(self, device: torch.device | str) -> Adjacency:
         """The same on another device."""
