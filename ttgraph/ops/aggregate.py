@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -55,11 +55,18 @@ class Adjacency:
         offsets, rows, entries = transpose(self.offsets, self.neighbours, self.num_sources)
         return Adjacency(offsets, rows, self.weights[entries], self.num_rows)
 
-    def to(self, device: torch.device | str) -> Adjacency:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Adjacency:
         """The same on another device."""
         if torch.device(device) == self.device:
             return self
-        return Adjacency(self.offsets.to(device), self.neighbours.to(device), self.weights.to(device), self.num_sources)
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Adjacency:
+        """The same in memory that a GPU copies from while it computes."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Adjacency:
+        return Adjacency(move(self.offsets), move(self.neighbours), move(self.weights), self.num_sources)
 
     def blocks(self, max_entries: int) -> Iterator[tuple[int, int, Adjacency]]:
         """Consecutive ranges of rows, that together are all.

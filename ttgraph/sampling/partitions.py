@@ -72,11 +72,26 @@ def partition_batches(
     width = math.prod(row_factors[1:])
     order = torch.randperm(-(-csr.num_nodes // width), generator=generator)
     groups = order.split(parts_per_batch) if order.numel() else ()
-    return (_inside(csr, width, group.sort().values) for group in groups)
+    return (partition_batch(csr, width, group.sort().values) for group in groups)
 
 
-def _inside(csr: CSR, width: int, parts: Tensor) -> PartitionBatch:
-    """The sub-graph of some parts of ``width`` nodes, whose rows and entries are contiguous in the CSR."""
+def partition_batch(
+    csr: CSR,
+    width: int,
+    parts: Tensor,  # (parts,) int64
+) -> PartitionBatch:
+    """The sub-graph of some parts, whose rows and entries are contiguous in the CSR.
+
+    Args:
+        csr: The graph, in the order of the digits.
+        width: Nodes of a part; the last one may have fewer.
+        parts: Numbers of the parts, ascending.  # (parts,) int64
+
+    Example:
+        >>> ring = CSR.incoming(torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]), 4)
+        >>> partition_batch(ring, 2, torch.tensor([1])).node_ids
+        tensor([2, 3])
+    """
     ranges = [(part * width, min((part + 1) * width, csr.num_nodes)) for part in parts.tolist()]
     node_ids = torch.cat([torch.arange(begin, end) for begin, end in ranges])
     degrees = torch.cat([csr.offsets[begin : end + 1].diff() for begin, end in ranges])
