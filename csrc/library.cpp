@@ -42,6 +42,11 @@ std::tuple<Tensor, Tensor> sample_edges(Tensor cumulative, Tensor strata, int64_
 Tensor both_directions(Tensor edge_index, int64_t num_nodes);
 Tensor preferential_edges(Tensor classes, Tensor compatibility, int64_t num_edges, int64_t num_inside,
                           int64_t seed);
+Tensor cluster_nodes(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
+                     std::optional<Tensor> node_weights, std::optional<Tensor> labels, int64_t max_weight,
+                     int64_t rounds, int64_t seed);
+std::tuple<Tensor, Tensor, Tensor> contract(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
+                                            Tensor labels, int64_t num_clusters);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -87,6 +92,13 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "preferential_edges(Tensor classes, Tensor compatibility, SymInt num_edges, SymInt num_inside, SymInt "
       "seed) -> Tensor");
+  library.def(
+      "cluster_nodes(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor? node_weights, Tensor? "
+      "labels, "
+      "SymInt max_weight, SymInt rounds, SymInt seed) -> Tensor");
+  library.def(
+      "contract(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor labels, SymInt num_clusters) -> "
+      "(Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -110,4 +122,6 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("sample_edges", TORCH_BOX(&ttgraph::sample_edges));
   library.impl("both_directions", TORCH_BOX(&ttgraph::both_directions));
   library.impl("preferential_edges", TORCH_BOX(&ttgraph::preferential_edges));
+  library.impl("cluster_nodes", TORCH_BOX(&ttgraph::cluster_nodes));
+  library.impl("contract", TORCH_BOX(&ttgraph::contract));
 }
