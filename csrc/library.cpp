@@ -47,6 +47,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample_neighbors(Tensor offse
                                                                     Tensor seeds,
                                                                     std::vector<int64_t> fanouts,
                                                                     int64_t seed);
+Tensor cluster_nodes(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
+                     std::optional<Tensor> node_weights, std::optional<Tensor> labels, int64_t max_weight,
+                     int64_t rounds, int64_t seed);
+std::tuple<Tensor, Tensor, Tensor> contract(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
+                                            Tensor labels, int64_t num_clusters);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -96,6 +101,12 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "sample_neighbors(Tensor offsets, Tensor neighbours, Tensor seeds, SymInt[] fanouts, SymInt seed) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "cluster_nodes(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor? node_weights, Tensor? "
+      "labels, "
+      "SymInt max_weight, SymInt rounds, SymInt seed) -> Tensor");
+  library.def(
+      "contract(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor labels, SymInt num_clusters) -> "
+      "(Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -121,4 +132,6 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("both_directions", TORCH_BOX(&ttgraph::both_directions));
   library.impl("preferential_edges", TORCH_BOX(&ttgraph::preferential_edges));
   library.impl("sample_neighbors", TORCH_BOX(&ttgraph::sample_neighbors));
+  library.impl("cluster_nodes", TORCH_BOX(&ttgraph::cluster_nodes));
+  library.impl("contract", TORCH_BOX(&ttgraph::contract));
 }

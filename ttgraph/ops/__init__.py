@@ -3,6 +3,7 @@
 from ttgraph.ops.aggregate import Adjacency, aggregate
 from ttgraph.ops.bag import tt_embedding_bag
 from ttgraph.ops.bags import tt_embedding_bags
+from ttgraph.ops.clusters import cluster_nodes, contract
 from ttgraph.ops.dropout import relu_dropout
 from ttgraph.ops.linear import tt_lookup_linear, tt_materialize_linear
 from ttgraph.ops.lookup import tt_lookup
@@ -16,6 +17,8 @@ __all__ = [
     "Adjacency",
     "aggregate",
     "both_directions",
+    "cluster_nodes",
+    "contract",
     "preferential_edges",
     "relu_dropout",
     "sample_edges",
