@@ -27,6 +27,7 @@ std::vector<Tensor> tt_materialize_linear_backward(Tensor grad, std::vector<Tens
                                                    bool reversed);
 Tensor aggregate(Tensor x, std::vector<Tensor> matrix, std::vector<Tensor> transposed,
                  std::optional<Tensor> root);
+std::tuple<Tensor, Tensor, Tensor> transpose(Tensor offsets, Tensor neighbours, int64_t num_sources);
 Tensor relu_dropout(Tensor x, double p, int64_t seed);
 Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
 Tensor pointwise(Tensor x, Tensor weight, std::optional<Tensor> bias);
@@ -42,6 +43,15 @@ std::tuple<Tensor, Tensor> sample_edges(Tensor cumulative, Tensor strata, int64_
 Tensor both_directions(Tensor edge_index, int64_t num_nodes);
 Tensor preferential_edges(Tensor classes, Tensor compatibility, int64_t num_edges, int64_t num_inside,
                           int64_t seed);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample_neighbors(Tensor offsets, Tensor neighbours,
+                                                                    Tensor seeds,
+                                                                    std::vector<int64_t> fanouts,
+                                                                    int64_t seed);
+Tensor cluster_nodes(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
+                     std::optional<Tensor> node_weights, std::optional<Tensor> labels, int64_t max_weight,
+                     int64_t rounds, int64_t seed);
+std::tuple<Tensor, Tensor, Tensor> contract(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
+                                            Tensor labels, int64_t num_clusters);
 }  // namespace ttgraph
 
 STABLE_TORCH_LIBRARY(ttgraph, library) {
@@ -68,6 +78,7 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
       "tt_materialize_linear_backward(Tensor grad, Tensor[] cores, Tensor weight, bool reversed) -> "
       "Tensor[]");
   library.def("aggregate(Tensor x, Tensor[] matrix, Tensor[] transposed, Tensor? root) -> Tensor");
+  library.def("transpose(Tensor offsets, Tensor neighbours, SymInt num_sources) -> (Tensor, Tensor, Tensor)");
   library.def("relu_dropout(Tensor x, float p, SymInt seed) -> Tensor");
   library.def("relu_dropout_backward(Tensor grad, Tensor out, float p) -> Tensor");
   library.def("pointwise(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
@@ -87,6 +98,15 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "preferential_edges(Tensor classes, Tensor compatibility, SymInt num_edges, SymInt num_inside, SymInt "
       "seed) -> Tensor");
+  library.def(
+      "sample_neighbors(Tensor offsets, Tensor neighbours, Tensor seeds, SymInt[] fanouts, SymInt seed) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "cluster_nodes(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor? node_weights, Tensor? "
+      "labels, "
+      "SymInt max_weight, SymInt rounds, SymInt seed) -> Tensor");
+  library.def(
+      "contract(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor labels, SymInt num_clusters) -> "
+      "(Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
@@ -101,6 +121,7 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("tt_materialize_linear", TORCH_BOX(&ttgraph::tt_materialize_linear));
   library.impl("tt_materialize_linear_backward", TORCH_BOX(&ttgraph::tt_materialize_linear_backward));
   library.impl("aggregate", TORCH_BOX(&ttgraph::aggregate));
+  library.impl("transpose", TORCH_BOX(&ttgraph::transpose));
   library.impl("relu_dropout", TORCH_BOX(&ttgraph::relu_dropout));
   library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));
   library.impl("pointwise", TORCH_BOX(&ttgraph::pointwise));
@@ -110,4 +131,7 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("sample_edges", TORCH_BOX(&ttgraph::sample_edges));
   library.impl("both_directions", TORCH_BOX(&ttgraph::both_directions));
   library.impl("preferential_edges", TORCH_BOX(&ttgraph::preferential_edges));
+  library.impl("sample_neighbors", TORCH_BOX(&ttgraph::sample_neighbors));
+  library.impl("cluster_nodes", TORCH_BOX(&ttgraph::cluster_nodes));
+  library.impl("contract", TORCH_BOX(&ttgraph::contract));
 }

@@ -221,7 +221,7 @@ def test_digit_homophily_counts_shared_digits(factors, num_edges, seed, chunk):
 def test_digit_homophily_edges_of_its_domain():
     assert digit_homophily(torch.zeros(2, 0, dtype=torch.long), (2, 3, 4)) == [0.0, 0.0]
     assert digit_homophily(torch.tensor([[2**40 - 1], [2**40 - 2]]), (2**20, 2**19, 2)) == [1.0, 1.0]
-    with pytest.raises(ValueError, match="hold ids below 24, but edge_index names node 24"):
+    with pytest.raises(ValueError, match="hold ids below 24, but the graph names node 24"):
         digit_homophily(torch.tensor([[0], [24]]), (2, 3, 4))
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "ops": {"shape", "_library"},
     "nn": {"ops", "init", "shape", "split_shape", "tensor_train"},
     "data": {"ops", "graph", "files"},
-    "sampling": {"graph", "_library"},
+    "sampling": {"graph", "ops"},
     "models": {"nn", "ops", "graph", "shape"},
     "plot": {"files"},
     "train": {"shape", "graph", "order", "init", "ops", "nn", "data", "sampling", "models", "files", "plot"},

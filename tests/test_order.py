@@ -86,7 +86,7 @@ def test_repair_is_exact_and_stays_inside_the_parents(graph, capacity, factor, s
     num_parts = -(-num_nodes // capacity)
     siblings = np.minimum(factor, num_parts - parent * factor)
     part = parent * factor + np.random.default_rng(seed).integers(0, siblings)
-    exact = _exact(CSR.undirected(edge_index, num_nodes).to_scipy(np.int32), part, capacity)
+    exact = _exact(CSR.undirected(edge_index, num_nodes), part, capacity)
     sizes = np.bincount(exact, minlength=num_parts)
     assert (sizes[:-1] == capacity).all()
     assert sizes[-1] == num_nodes - capacity * (num_parts - 1)
@@ -95,8 +95,7 @@ def test_repair_is_exact_and_stays_inside_the_parents(graph, capacity, factor, s
 
 def test_repair_moves_the_cheapest_node():
     edges = torch.tensor([[0, 0, 1, 3, 3, 2], [1, 2, 2, 2, 4, 4]])  # a triangle 0 1 2; 2 and 3 touch 4
-    adjacency = CSR.undirected(edges, 5).to_scipy(np.int32)
-    assert _exact(adjacency, np.array([0, 0, 0, 0, 1]), 3).tolist() == [0, 0, 0, 1, 1]
+    assert _exact(CSR.undirected(edges, 5), np.array([0, 0, 0, 0, 1]), 3).tolist() == [0, 0, 0, 1, 1]
 
 
 def test_metis_order_repairs_what_metis_returns(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
 
 import hypothesis.strategies as st
@@ -19,7 +18,7 @@ from torch_geometric.sampler import EdgeSamplerInput, NegativeSampling, NodeSamp
 from torch_geometric.utils import subgraph, trim_to_layer
 
 from ttgraph.graph import CSR
-from ttgraph.sampling import CSRNeighborSampler, partition_batches
+from ttgraph.sampling import CSRNeighborSampler, partition_batches, seed_batches
 
 NUM_NODES = 60
 LAYERS = 3
@@ -72,28 +71,44 @@ def test_edge_ids_follow_the_graph_that_was_given():
     assert torch.equal(out.node[out.row], csr.neighbours[out.edge])
 
 
-def draws_of_a_star(degree, fanout, draws):
+def narrow(csr: CSR, folder) -> CSR:
+    """The same graph in two files, with int32 neighbours."""
+    parts = {}
+    for name, part in (("offsets", csr.offsets), ("neighbours", csr.neighbours.int())):
+        part.numpy().tofile(folder / name)
+        parts[name] = torch.from_file(str(folder / name), shared=False, size=part.numel(), dtype=part.dtype)
+    return CSR(edge_ids=csr.edge_ids, **parts)
+
+
+def test_a_sample_is_what_the_loader_gets_and_int32_files_give_the_same(tmp_path):
+    edge_index = random_graph()
+    csr = CSR.incoming(edge_index, NUM_NODES)
+    seeds = torch.tensor([7, 3, 50])
+    for graph in (csr, narrow(csr, tmp_path)):
+        sampler = CSRNeighborSampler(graph, num_neighbors=[3, 2], seed=4)
+        sample = sampler.sample(seeds.int())
+        out = sampler.sample_from_nodes(NodeSamplerInput(None, seeds))
+        rows = torch.repeat_interleave(torch.arange(sample.csr.num_nodes), sample.csr.degrees)
+        assert torch.equal(sample.node_ids, out.node)
+        assert torch.equal(torch.stack([sample.csr.neighbours, rows]), torch.stack([out.row, out.col]))
+        assert torch.equal(sample.edge_ids, out.edge)
+        assert torch.equal(sample.node_ids[torch.stack([out.row, out.col])], edge_index[:, sample.edge_ids])
+        assert list(sample.hop_sizes) == out.num_sampled_nodes
+        assert sample.csr.num_nodes == sum(sample.hop_sizes[:-1])
+
+
+def test_a_hub_is_sampled_uniformly_over_epochs():
+    degree, fanout, draws = 40, 7, 2000
     edge_index = torch.stack([torch.arange(1, degree + 1), torch.zeros(degree, dtype=torch.int64)])
     sampler = CSRNeighborSampler(edge_index, degree + 1, num_neighbors=[fanout])
+    counts = np.zeros(degree)
     for epoch in range(draws):
         sampler.set_epoch(epoch)
-        yield sampler.sample_from_nodes(NodeSamplerInput(None, torch.tensor([0]))).edge.numpy()
-
-
-def test_a_hub_is_sampled_uniformly():
-    degree, fanout, draws = 40, 7, 4000
-    counts = np.bincount(np.concatenate(list(draws_of_a_star(degree, fanout, draws))), minlength=degree)
+        counts[sampler.sample(torch.tensor([0])).edge_ids] += 1
     expected = draws * fanout / degree
     # Draws without replacement vary less than a multinomial's, by the last factor.
     statistic = ((counts - expected) ** 2 / expected).sum() * (degree - 1) / (degree - fanout)
     assert scipy.stats.chi2.sf(statistic, degree - 1) > 1e-4
-
-
-def test_every_set_of_neighbours_is_as_likely():
-    sets = [tuple(sorted(edges)) for edges in draws_of_a_star(6, 3, 4000)]
-    counts = [sets.count(each) for each in itertools.combinations(range(6), 3)]
-    assert sum(counts) == 4000
-    assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
 @pytest.fixture
@@ -262,6 +277,10 @@ def test_bad_input_is_named():
         partition_batches(edge_index, (10, 6), NUM_NODES, parts_per_batch=0)
     with pytest.raises(ValueError, match="row_factors"):
         partition_batches(edge_index, (5, 11), NUM_NODES, parts_per_batch=1)
+    with pytest.raises(ValueError, match="ascending"):
+        seed_batches(torch.tensor([2, 1]), 1)
+    with pytest.raises(ValueError, match="batch_size and width must be at least 1, got 0 and 1"):
+        seed_batches(torch.tensor([1, 2]), 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -297,6 +316,53 @@ def test_partition_batches_are_the_induced_subgraphs(row_factors, missing, num_e
         assert torch.equal(nodes[torch.stack([inside.neighbours, target])], edge_index[:, inside.edge_ids])
         expected, _ = subgraph(nodes, edge_index, num_nodes=num_nodes)
         assert inside.num_edges == inside.edge_ids.unique().numel() == expected.size(1)
+
+
+def test_partition_batches_of_int32_files(tmp_path):
+    csr = CSR.incoming(random_graph(), NUM_NODES)
+
+    def batches(graph):
+        generator = torch.Generator().manual_seed(0)
+        return partition_batches(graph, (9, 7), parts_per_batch=2, generator=generator)
+
+    for batch, other in zip(batches(narrow(csr, tmp_path)), batches(csr), strict=True):
+        assert torch.equal(batch.node_ids, other.node_ids)
+        for part in ("offsets", "neighbours", "edge_ids"):
+            ours = getattr(batch.csr, part)
+            assert ours.dtype == torch.int64
+            assert torch.equal(ours, getattr(other.csr, part))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 200), max_size=60),
+    batch_size=st.integers(1, 20),
+    width=st.integers(1, 50),
+    seed=st.integers(0, 99),
+)
+def test_seed_batches_keep_blocks_together(ids, batch_size, width, seed):
+    seeds = torch.tensor(sorted(ids), dtype=torch.int64)
+    batches = seed_batches(seeds, batch_size, width=width, generator=torch.Generator().manual_seed(seed))
+    again = seed_batches(seeds, batch_size, width=width, generator=torch.Generator().manual_seed(seed))
+    sizes = [batch.numel() for batch in batches]
+    assert len(batches) == -(-len(ids) // batch_size)
+    assert not ids or 0 < max(sizes) - min(sizes) + 1 <= 2
+    order = torch.cat([seeds[:0], *batches])
+    assert torch.equal(order.sort().values, seeds)
+    assert torch.equal(order, torch.cat([seeds[:0], *again]))
+    assert torch.unique_consecutive(order // width).numel() == (seeds // width).unique().numel()
+    assert ((order.diff() >= 0) | (order[1:] // width != order[:-1] // width)).all()
+
+
+def test_seed_batches_are_shuffled():
+    def order(seed, width=1):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.cat(seed_batches(torch.arange(5000), 128, width=width, generator=generator))
+
+    assert not torch.equal(order(0), order(1))
+    # Every place is as good for every tenth of the seeds: a standard deviation of the mean is .026.
+    assert abs(float(order(0)[:500].double().mean()) / 2499.5 - 1) < 0.08
+    assert order(0, width=100)[::100].unique().numel() == 50
 
 
 def test_partition_batches_differ_by_generator_only():

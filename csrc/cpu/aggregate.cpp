@@ -1,5 +1,6 @@
 // Weighted sums over neighbours: a sparse matrix times rows. The gradient is the same op on its transpose.
 #include "cpu/cores.h"
+#include "cpu/csr.h"
 #include "cpu/messages.h"
 
 namespace ttgraph {
@@ -15,27 +16,6 @@ static void check_matrix(const char* op, const std::vector<Tensor>& matrix, cons
           op, " needs offsets, at least one, and neighbours as int64");
   require(weights.numel() == neighbours.numel() && weights.scalar_type() == x.scalar_type(), op,
           " needs a weight for each of the ", neighbours.numel(), " neighbours, in the dtype of x");
-}
-
-// Offsets and neighbours that would make the kernel read elsewhere are refused.
-static void check_entries(const char* op, const int64_t* offsets, int64_t num_rows, const int64_t* neighbours,
-                          int64_t size, int64_t num_sources) {
-  const int64_t shares = count_shares(num_rows + size, 1 << 16);
-  std::vector<int64_t> wrong_row(shares, -1), wrong_entry(shares, -1);
-  each_share(shares, [&](int64_t share) {
-    for (int64_t row = share_begin(num_rows, shares, share); row < share_begin(num_rows, shares, share + 1);
-         ++row)
-      if (offsets[row] > offsets[row + 1]) wrong_row[share] = row;
-    for (int64_t e = share_begin(size, shares, share); e < share_begin(size, shares, share + 1); ++e)
-      if (neighbours[e] < 0 || neighbours[e] >= num_sources) wrong_entry[share] = e;
-  });
-  for (int64_t share = 0; share < shares; ++share) {
-    require(wrong_row[share] < 0 && offsets[0] == 0 && offsets[num_rows] == size, op,
-            " needs offsets that start at 0, never decrease and end at the number of neighbours, ", size);
-    if (wrong_entry[share] >= 0)
-      throw std::out_of_range(message(op, ": neighbour ", neighbours[wrong_entry[share]], " at position ",
-                                      wrong_entry[share], " is out of range for ", num_sources, " rows"));
-  }
 }
 
 // A thread owns consecutive rows with about as many neighbours as any other.

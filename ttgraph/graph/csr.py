@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
+
+_CHUNK = 1 << 22  # entries in work at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,12 +19,13 @@ class CSR:
 
     Args:
         offsets: Where each node's neighbours begin.  # (num_nodes + 1,) int64
-        neighbours: Node ids, ascending within a node.  # (num_edges,) int64
+        neighbours: Node ids, ascending within a node; int32 halves the memory of a large graph, and both may be
+            mapped from a file.  # (num_edges,) int64 or int32
         edge_ids: Column of the ``edge_index`` that each entry came from, where it was asked for.
     """
 
     offsets: Tensor  # (num_nodes + 1,) int64
-    neighbours: Tensor  # (num_edges,) int64
+    neighbours: Tensor  # (num_edges,) int64 or int32
     edge_ids: Tensor | None = None  # (num_edges,) int64
 
     @property
@@ -45,6 +49,58 @@ class CSR:
         return scipy.sparse.csr_matrix(
             (values, self.neighbours.numpy(), self.offsets.numpy()), shape=(self.num_nodes, self.num_nodes)
         )
+
+    def rows(self, nodes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The neighbours of some nodes, a few million entries at a time.
+
+        Args:
+            nodes: In any order.  # (num_nodes,) int64
+
+        Yields:
+            Which of ``nodes``, and for each of their entries the place of its node among these, and the neighbour.
+
+        Example:
+            >>> path = CSR.undirected(torch.tensor([[0, 1], [1, 2]]), 3)
+            >>> [(row.tolist(), neighbours.tolist()) for _, row, neighbours in path.rows(torch.tensor([2, 1]))]
+            [([0, 1, 1], [1, 0, 2])]
+        """
+        ends = torch.cumsum(self.offsets[nodes + 1] - self.offsets[nodes], 0)
+        begin = before = 0
+        while begin < nodes.numel():
+            end = max(int(torch.searchsorted(ends, before + _CHUNK, right=True)), begin + 1)
+            last = ends[begin:end]
+            degrees = last.diff(prepend=last.new_tensor([before]))
+            row = torch.arange(end - begin).repeat_interleave(degrees)
+            # From the place among these entries to that in the graph.
+            shift = self.offsets[nodes[begin:end] + 1] - (last - before)
+            yield slice(begin, end), row, self.neighbours[torch.arange(row.numel()) + shift[row]]
+            begin, before = end, int(last[-1])
+
+    @classmethod
+    def of(cls, graph: Tensor | CSR, num_nodes: int | None = None) -> CSR:
+        """The simple undirected graph of edges; one that is in this form already is taken as it is.
+
+        Args:
+            graph: Source and target of each edge, (2, num_edges) integer, or what :meth:`undirected` gives: both
+                directions of every edge, no duplicates, no self loops. That is not checked.
+            num_nodes: Number of nodes; a CSR says it itself.
+
+        Raises:
+            ValueError: If ``num_nodes`` is missing or not that of the CSR, or an edge leads to a node that does not
+                exist.
+
+        Example:
+            >>> path = CSR.undirected(torch.tensor([[0, 1], [1, 2]]), 3)
+            >>> CSR.of(path) is path, CSR.of(torch.tensor([[0, 1], [1, 2]]), 3).num_edges
+            (True, 4)
+        """
+        if not isinstance(graph, CSR):
+            if num_nodes is None:
+                raise ValueError("a graph given by its edges needs num_nodes; pass it, or a CSR")
+            return cls.undirected(graph, num_nodes)
+        if num_nodes not in (None, graph.num_nodes):
+            raise ValueError(f"got a CSR of {graph.num_nodes} nodes and num_nodes={num_nodes}; leave num_nodes out")
+        return graph
 
     @classmethod
     def incoming(cls, edge_index: Tensor, num_nodes: int) -> CSR:

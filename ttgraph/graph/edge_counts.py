@@ -7,23 +7,29 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ttgraph.graph.csr import checked_edges
+from ttgraph.graph.csr import CSR, checked_edges
 
 _CHUNK = 1 << 22  # edges in work at a time
 _MOST_CLASSES = 10_000  # 800 MB of counts
 
 
-def edge_chunks(edge_index: Tensor, num_nodes: int) -> Iterator[tuple[Tensor, Tensor]]:
+def edge_chunks(graph: Tensor | CSR, num_nodes: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Source and target of each edge, on the CPU and in int64, a few million edges at a time.
 
     Args:
-        edge_index: Source and target of each edge.  # (2, num_edges) integer
-        num_nodes: Number of nodes.
+        graph: Source and target of each edge, (2, num_edges) integer; or a CSR.
+        num_nodes: Number of nodes; not used for a CSR.
 
     Raises:
         ValueError: If an edge leads to a node that does not exist.
     """
-    for chunk in edge_index.split(_CHUNK, dim=-1):
+    if isinstance(graph, CSR):
+        for begin in range(0, graph.num_nodes, _CHUNK):
+            nodes = torch.arange(begin, min(begin + _CHUNK, graph.num_nodes))
+            for which, row, neighbours in graph.rows(nodes):
+                yield nodes[which][row], neighbours.long()
+        return
+    for chunk in graph.split(_CHUNK, dim=-1):
         yield checked_edges(chunk, num_nodes)
 
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttgraph.graph.csr import CSR
 from ttgraph.graph.edge_counts import count_classes, edge_chunks, labelled_ends
 
 
 def digit_homophily(
-    edge_index: Tensor,  # (2, num_edges) integer, ids in the order
+    graph: Tensor | CSR,
     row_factors: Sequence[int],
 ) -> list[float]:
     """Share of edges whose two ends share the first ``l`` digits, for ``l = 1 .. depth - 1``.
@@ -24,7 +25,7 @@ def digit_homophily(
     All ``depth`` digits agree only in self loops, so the last level is left out.
 
     Args:
-        edge_index: Edges of a graph that is already in the order.  # (2, num_edges) integer
+        graph: Edges of a graph that is already in the order, (2, num_edges) integer; or its CSR.
         row_factors: Radices of the digits, most significant first.
 
     Returns:
@@ -37,17 +38,21 @@ def digit_homophily(
         >>> digit_homophily(torch.tensor([[0, 1, 2], [1, 2, 7]]), (2, 2, 2))
         [0.6666666666666666, 0.3333333333333333]
     """
-    if edge_index.numel() and int(edge_index.max()) >= math.prod(row_factors):
+    if isinstance(graph, CSR):
+        highest, num_edges = graph.num_nodes - 1, graph.num_edges
+    else:
+        highest, num_edges = int(graph.max()) if graph.numel() else -1, graph.shape[1]
+    if highest >= math.prod(row_factors):
         raise ValueError(
-            f"row_factors {tuple(row_factors)} hold ids below {math.prod(row_factors)}, but edge_index names node "
-            f"{int(edge_index.max())}; pass the factors of the graph's order"
+            f"row_factors {tuple(row_factors)} hold ids below {math.prod(row_factors)}, but the graph names node "
+            f"{highest}; pass the factors of the graph's order"
         )
     strides = [math.prod(row_factors[level:]) for level in range(1, len(row_factors))]
     agree = [0] * len(strides)
-    for source, target in edge_chunks(edge_index, math.prod(row_factors)):
+    for source, target in edge_chunks(graph, math.prod(row_factors)):
         for level, stride in enumerate(strides):
             agree[level] += int((source // stride == target // stride).sum())
-    return [count / max(edge_index.shape[1], 1) for count in agree]
+    return [count / max(num_edges, 1) for count in agree]
 
 
 def edge_homophily(

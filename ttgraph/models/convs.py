@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Union
 
 import torch
 import torch.nn.functional as F
@@ -56,16 +57,18 @@ def _linear(x: Tensor | EmbeddingRows, weight: Tensor, bias: Tensor | None = Non
 
 
 class SAGEConv(conv.SAGEConv):
-    """PyG's layer with mean aggregation; it sums whichever has fewer columns, what goes in or what comes out."""
+    """PyG's layer with mean aggregation; it sums what goes in or what comes out, whichever is smaller."""
 
     def forward(self, x: Any, edge_index: Any, size: Any = None) -> Tensor:
         """As in PyG, or with the rows of an embedding and an adjacency."""
         if not isinstance(edge_index, Adjacency):
             return super().forward(x, edge_index, size)
-        root = _linear(x, self.lin_r.weight, self.lin_l.bias)
-        if isinstance(x, Tensor) and self.in_channels < self.out_channels:
-            return torch.addmm(root, aggregate(edge_index, x), self.lin_l.weight.t())
-        return aggregate(edge_index, _linear(x, self.lin_l.weight), root)
+        source, target = _both_ends(x, edge_index)
+        root = _linear(target, self.lin_r.weight, self.lin_l.bias)
+        fewer = edge_index.num_rows < edge_index.num_sources or self.in_channels < self.out_channels
+        if isinstance(source, Tensor) and fewer:
+            return torch.addmm(root, aggregate(edge_index, source), self.lin_l.weight.t())
+        return aggregate(edge_index, _linear(source, self.lin_l.weight), root)
 
 
 class GCNConv(conv.GCNConv):
@@ -75,11 +78,45 @@ class GCNConv(conv.GCNConv):
         """As in PyG, or with the rows of an embedding and an adjacency."""
         if not isinstance(edge_index, Adjacency):
             return super().forward(x, edge_index, edge_weight)
-        return aggregate(edge_index, _linear(x, self.lin.weight)) + self.bias
+        source, _ = _both_ends(x, edge_index)
+        if isinstance(source, Tensor) and edge_index.num_rows < edge_index.num_sources:
+            return F.linear(aggregate(edge_index, source), self.lin.weight, self.bias)
+        return aggregate(edge_index, _linear(source, self.lin.weight)) + self.bias
+
+
+Rows = Union[Tensor, EmbeddingRows]  # noqa: UP007
+
+
+def _both_ends(x: Rows | tuple[Rows, Rows], adj: Adjacency) -> tuple[Rows, Rows]:
+    """What is heard and who hears it: the first rows of it, unless they are told apart as PyG does.
+
+    The rows of an embedding are made where few of them hear: these alone are then multiplied by a weight.
+    """
+    if isinstance(x, tuple):
+        return x
+    if adj.num_rows == adj.num_sources:
+        return x, x
+    x = x.materialize() if isinstance(x, EmbeddingRows) else x
+    return x, x[: adj.num_rows]
+
+
+def _by_layer(gnn: Any, x: Any, adjs: Sequence[Adjacency]) -> Tensor:
+    """A network whose every layer has an adjacency of its own, down to the nodes whose scores are wanted."""
+    for layer, (convolution, adj) in enumerate(zip(gnn.convs, adjs, strict=True)):
+        x = convolution(x, adj)
+        if layer < len(gnn.convs) - 1:
+            x = gnn.act(gnn.norms[layer](x))
+    return x
 
 
 class GraphSAGE(models.GraphSAGE):
     """PyG's network of these layers."""
+
+    def forward(self, x: Any, edge_index: Any, *args: Any, **options: Any) -> Tensor:
+        """As in PyG, or with an adjacency for each layer."""
+        if isinstance(edge_index, tuple):
+            return _by_layer(self, x, edge_index)
+        return super().forward(x, edge_index, *args, **options)
 
     def init_conv(self, in_channels: int, out_channels: int, **options: Any) -> SAGEConv:
         """One layer."""
@@ -88,6 +125,12 @@ class GraphSAGE(models.GraphSAGE):
 
 class GCN(models.GCN):
     """PyG's network of these layers."""
+
+    def forward(self, x: Any, edge_index: Any, *args: Any, **options: Any) -> Tensor:
+        """As in PyG, or with an adjacency for each layer."""
+        if isinstance(edge_index, tuple):
+            return _by_layer(self, x, edge_index)
+        return super().forward(x, edge_index, *args, **options)
 
     def init_conv(self, in_channels: int, out_channels: int, **options: Any) -> GCNConv:
         """One layer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,9 @@ from ttgraph.models.convs import GCN, EmbeddingRows, GraphSAGE, ReLUDropout
 from ttgraph.ops import Adjacency
 
 ModelName = Literal["gcn", "sage", "gat", "mlp"]
+
+# From the most entries that a block may have (or a single row) to blocks of rows: first, last + 1, and their adjacency.
+RowBlocks = Callable[[int], Iterable[tuple[int, int, Adjacency]]]
 
 # The most message values (edges times channels) that layer-wise inference holds at a time.
 _INFERENCE_MESSAGES = 1 << 26
@@ -40,29 +44,34 @@ class NodeClassifier(nn.Module):
         self.embedding = embedding
         self.gnn: BasicGNN | MLP = gnn
 
-    def forward(self, adj: Adjacency, node_ids: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+    def forward(
+        self, adj: Adjacency | tuple[Adjacency, ...], node_ids: Tensor | None = None, x: Tensor | None = None
+    ) -> Tensor:
         """Class scores of nodes.
 
         Args:
-            adj: Who hears whom, as :func:`adjacency` makes it for these nodes.
-            node_ids: The node behind each row of ``adj``; all nodes in their order by default.  # (nodes,)
+            adj: Who hears whom, as :func:`adjacency` makes it for these nodes; or one for each layer, whose rows are
+                the first of those that the layer before gives (``sage`` and ``gcn``).
+            node_ids: The node behind each source of ``adj``; all nodes in their order by default.  # (nodes,)
             x: Columns to the right of the embedding's, such as :class:`LabelInputs` makes.  # (nodes, channels)
 
         Returns:
-            Scores.  # (nodes, out_channels)
+            Scores, for the rows of the last adjacency.  # (rows, out_channels)
         """
         if isinstance(self.gnn, (GCN, GraphSAGE)):
             return self.gnn(self._input(node_ids, x), adj)
         if isinstance(self.gnn, MLP):
             return self.gnn(self._columns(node_ids, x))
+        if isinstance(adj, tuple):
+            raise ValueError("gat takes one adjacency for all layers")
         return self.gnn(self._columns(node_ids, x), adj.to_sparse())
 
     @torch.no_grad()
-    def inference(self, adj: Adjacency, x: Tensor | None = None) -> Tensor:
+    def inference(self, adj: Adjacency | RowBlocks, x: Tensor | None = None) -> Tensor:
         """Class scores of all nodes, layer by layer, so that no more than one layer is ever in memory.
 
         Args:
-            adj: The whole graph, as :func:`adjacency` makes it.
+            adj: The whole graph, as :func:`adjacency` makes it, or what makes blocks of its rows.
             x: Columns to the right of the embedding's.  # (num_nodes, channels)
 
         Returns:
@@ -70,7 +79,12 @@ class NodeClassifier(nn.Module):
         """
         training = self.training
         self.eval()
-        scores = self._attention_in_blocks(adj, x) if isinstance(self.gnn, GAT) else self(adj, x=x)
+        if isinstance(self.gnn, MLP):
+            scores = self.gnn(self._columns(None, x))
+        elif not isinstance(adj, Adjacency):
+            scores = self._in_blocks(adj, x)
+        else:
+            scores = self._in_blocks(adj.blocks, x) if isinstance(self.gnn, GAT) else self(adj, x=x)
         self.train(training)
         return scores
 
@@ -86,16 +100,17 @@ class NodeClassifier(nn.Module):
         rows = self._input(node_ids, x)
         return rows if isinstance(rows, Tensor) else rows.materialize()
 
-    def _attention_in_blocks(self, adj: Adjacency, x: Tensor | None) -> Tensor:
-        """Attention holds a number per edge and channel: a range of rows at a time."""
+    def _in_blocks(self, blocks: RowBlocks, x: Tensor | None) -> Tensor:
+        """Range of rows by range of rows: attention holds a number per edge and channel, others one per row."""
         x = self._columns(None, x)
         for layer, (conv, norm) in enumerate(zip(self.gnn.convs, self.gnn.norms, strict=True)):
             last = layer == len(self.gnn.convs) - 1
-            pieces = []
-            for begin, end in _row_blocks(adj.offsets, _INFERENCE_MESSAGES // x.size(1)):
-                piece = conv((x, x[begin:end]), adj.to_sparse(begin, end))
-                pieces.append(piece if last else self.gnn.act(norm(piece)))
-            x = torch.cat(pieces)
+            scores = x.new_empty(0)
+            for begin, end, adj in blocks(_INFERENCE_MESSAGES // x.size(1)):
+                piece = conv((x, x[begin:end]), adj.to_sparse() if isinstance(self.gnn, GAT) else adj)
+                scores = scores if begin else x.new_empty(len(x), piece.size(1))
+                scores[begin:end] = piece if last else self.gnn.act(norm(piece))
+            x = scores
         return x
 
 
@@ -149,7 +164,9 @@ def make_gnn(
     return gnn
 
 
-def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Adjacency:
+def adjacency(
+    name: ModelName, csr: CSR, degrees: Tensor | None = None, num_sources: int | None = None, begin: int = 0
+) -> Adjacency:
     """The sparse matrix along which a network passes messages.
 
     Args:
@@ -157,33 +174,29 @@ def adjacency(name: ModelName, csr: CSR, degrees: Tensor | None = None) -> Adjac
             normalisation with self loops; ``gat`` attends to neighbours and the node itself. To ``mlp`` none is
             any use: it gets that of ``sage``.
         csr: Incoming neighbours of each node: the whole graph or a part of it.
-        degrees: Degrees of these nodes in the whole graph, where ``csr`` is a part: a part's own would
+        degrees: Degrees of the sources in the whole graph, where ``csr`` is a part: a part's own would
             make GCN wrong, so its weights come from the whole graph, scaled up by the share of the
-            neighbours that is there.  # (num_nodes,)
+            neighbours that is there.  # (num_sources,)
+        num_sources: How many nodes there are to be heard; those of ``csr`` by default.
+        begin: Which of the sources the first row is.
 
     Returns:
-        The matrix, row ``v`` listing what node ``v`` hears, in float32.
+        The matrix, row ``v`` listing what node ``begin + v`` hears, in float32.
     """
-    nodes = torch.arange(csr.num_nodes)
-    targets = torch.repeat_interleave(nodes, csr.degrees)
+    num_sources = csr.num_nodes if num_sources is None else num_sources
+    inside, neighbours = csr.degrees, csr.neighbours.long()
     if name in ("sage", "mlp"):
-        return Adjacency(csr.offsets, csr.neighbours, 1 / csr.degrees.float()[targets], csr.num_nodes)
-    looped = CSR.incoming(torch.stack([torch.cat([csr.neighbours, nodes]), torch.cat([targets, nodes])]), csr.num_nodes)
+        weights = torch.repeat_interleave(1 / inside.float(), inside)
+        return Adjacency(csr.offsets, neighbours, weights, num_sources)
+    nodes = torch.arange(csr.num_nodes) + begin
+    targets = torch.repeat_interleave(nodes, inside)
+    looped = CSR.incoming(torch.stack([torch.cat([neighbours, nodes]), torch.cat([targets, nodes])]), num_sources)
     if name == "gat":
         values = torch.ones(looped.num_edges)
     else:
-        whole = csr.degrees if degrees is None else degrees
+        whole = inside if degrees is None else degrees
         scale = (whole + 1).float().rsqrt()
-        weights = scale[csr.neighbours] * scale[targets] * (whole / csr.degrees.clamp(min=1))[targets]
-        values = torch.cat([weights, scale**2])[looped.edge_ids]
-    return Adjacency(looped.offsets, looped.neighbours, values, csr.num_nodes)
-
-
-def _row_blocks(offsets: Tensor, max_entries: int) -> list[tuple[int, int]]:
-    """Consecutive ranges of rows that hold at most ``max_entries`` entries each (or a single row)."""
-    blocks, begin, num_rows = [], 0, offsets.numel() - 1
-    while begin < num_rows:
-        end = int(torch.searchsorted(offsets, offsets[begin] + max_entries, right=True)) - 1
-        blocks.append((begin, max(end, begin + 1)))
-        begin = blocks[-1][1]
-    return blocks
+        share = torch.repeat_interleave(whole[nodes] / inside.clamp(min=1), inside)
+        weights = scale[neighbours] * scale[targets] * share
+        values = torch.cat([weights, scale[nodes] ** 2])[looped.edge_ids]
+    return Adjacency(looped.offsets[begin : begin + csr.num_nodes + 1], looped.neighbours, values, num_sources)

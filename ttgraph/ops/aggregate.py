@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttgraph._library import register_reference
 from ttgraph.ops import message_reference as reference
+from ttgraph.ops.transpose import transpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +52,53 @@ class Adjacency:
     @cached_property
     def transposed(self) -> Adjacency:
         """Whom every source is heard by, with the same weights; made when first asked for."""
-        rows = torch.repeat_interleave(torch.arange(self.num_rows, device=self.device), self.offsets.diff())
-        order = torch.argsort(self.neighbours, stable=True)
-        offsets = self.offsets.new_zeros(self.num_sources + 1)
-        torch.cumsum(torch.bincount(self.neighbours, minlength=self.num_sources), 0, out=offsets[1:])
-        return Adjacency(offsets, rows[order], self.weights[order], self.num_rows)
+        offsets, rows, entries = transpose(self.offsets, self.neighbours, self.num_sources)
+        return Adjacency(offsets, rows, self.weights[entries], self.num_rows)
 
-    def to(self, device: torch.device | str) -> Adjacency:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Adjacency:
         """The same on another device."""
         if torch.device(device) == self.device:
             return self
-        return Adjacency(self.offsets.to(device), self.neighbours.to(device), self.weights.to(device), self.num_sources)
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Adjacency:
+        """The same in memory that a GPU copies from while it computes."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Adjacency:
+        return Adjacency(move(self.offsets), move(self.neighbours), move(self.weights), self.num_sources)
+
+    def blocks(self, max_entries: int) -> Iterator[tuple[int, int, Adjacency]]:
+        """Consecutive ranges of rows, that together are all.
+
+        Args:
+            max_entries: The most entries that a block may have; a single row may have more.
+
+        Yields:
+            The first row, the one after the last, and the rows as an adjacency of their own.
+        """
+        for begin, end in row_ranges(self.offsets, max_entries):
+            entries = slice(int(self.offsets[begin]), int(self.offsets[end]))
+            offsets = self.offsets[begin : end + 1] - self.offsets[begin]
+            yield begin, end, Adjacency(offsets, self.neighbours[entries], self.weights[entries], self.num_sources)
 
     def to_sparse(self, begin: int = 0, end: int | None = None) -> Tensor:
         """Rows ``begin`` to ``end`` as torch's own sparse matrix, without a copy of their entries."""
         return reference.sparse_rows((self.offsets, self.neighbours, self.weights), self.num_sources, begin, end)
+
+
+def row_ranges(offsets: Tensor, max_entries: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows with at most ``max_entries`` entries each, or of a single row.
+
+    Args:
+        offsets: Where the entries of each row begin.  # (num_rows + 1,) int64
+        max_entries: How many a range may have.
+    """
+    begin, num_rows = 0, offsets.numel() - 1
+    while begin < num_rows:
+        end = max(int(torch.searchsorted(offsets, offsets[begin] + max_entries, right=True)) - 1, begin + 1)
+        yield begin, end
+        begin = end
 
 
 def aggregate(adj: Adjacency, x: Tensor, root: Tensor | None = None) -> Tensor:

@@ -58,6 +58,24 @@ def sparse_rows(matrix: Sequence[Tensor], num_sources: int, begin: int = 0, end:
         )
 
 
+def transpose(offsets: Tensor, neighbours: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Compressed rows by their columns.
+
+    Args:
+        offsets: Where each row's neighbours begin.  # (num_rows + 1,) int64
+        neighbours: Columns of the entries.  # (num_edges,) int64
+        num_sources: Number of columns.
+
+    Returns:
+        Where each column's entries begin, their rows, and their places, as of ``ops.transpose``.
+    """
+    rows = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff())
+    entries = torch.argsort(neighbours, stable=True)
+    new_offsets = offsets.new_zeros(num_sources + 1)
+    torch.cumsum(torch.bincount(neighbours, minlength=num_sources), 0, out=new_offsets[1:])
+    return new_offsets, rows[entries], entries
+
+
 def relu_dropout(x: Tensor, p: float, seed: int) -> Tensor:
     """``relu(x) / (1 - p)``, without the entries whose random number is below ``p``.
 

@@ -119,6 +119,11 @@ class _Random:
         return (self._bits() >> 11) * 2.0**-53
 
 
+def random_bits(stream: int, number: int) -> int:
+    """Bits number 0, 1, 2, .. of a stream, as ``csrc/cpu/random.h`` makes them."""
+    return _mix((stream + (number + 1) * 0x9E3779B97F4A7C15) & _LOW_64)
+
+
 def _mix(bits: int) -> int:
     # Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
     bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _LOW_64

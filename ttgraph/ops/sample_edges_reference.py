@@ -42,7 +42,9 @@ def sample_edges(
         None if groups is None else groups.numpy(),
     )
     rows = [
-        _Stratum(a_begin, a_end, b_begin, b_end, count, apart, _stream(seed, index))
+        _Stratum(
+            a_begin, a_end, b_begin, b_end, count, apart, random_bits(stream_of(seed), np.array([index], np.uint64))
+        )
         for index, (a_begin, a_end, b_begin, b_end, count, apart) in enumerate(strata.tolist())
     ]
     keys = np.empty(0, dtype=np.uint64)  # sorted
@@ -159,8 +161,8 @@ def random_bits(stream: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Random bits by their number.
 
     Args:
-        stream: Which sequence of them.  # (1,) uint64
-        numbers: Their places in it.  # (size,) uint64
+        stream: Which sequence of them, one for all or one each.  # (1,) or (size,) uint64
+        numbers: Their places in it, one for all or one each.  # (1,) or (size,) uint64
 
     Returns:
         The bits.  # (size,) uint64
@@ -187,6 +189,13 @@ def below(limit: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
     return product.astype(np.int64)
 
 
-def _stream(seed: int, index: int) -> np.ndarray:
-    base = np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
-    return _mix(_mix(base + _GAMMA) + np.array([index + 1], dtype=np.uint64) * _GAMMA)
+def stream_of(seed: int) -> np.ndarray:
+    """The sequence of random bits that belongs to a seed.
+
+    Args:
+        seed: 64 bits.
+
+    Returns:
+        What :func:`random_bits` takes.  # (1,) uint64
+    """
+    return _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64) + _GAMMA)

@@ -5,6 +5,7 @@ from ttgraph.order.auto import auto_order
 from ttgraph.order.baselines import natural_order, random_order, rcm_order
 from ttgraph.order.homophily import homophily_order
 from ttgraph.order.metis import metis_order
+from ttgraph.order.multilevel import multilevel_order
 from ttgraph.order.node_order import NodeOrder
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "digit_homophily",
     "homophily_order",
     "metis_order",
+    "multilevel_order",
     "natural_order",
     "random_order",
     "rcm_order",

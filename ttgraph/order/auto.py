@@ -17,8 +17,8 @@ from ttgraph.order.node_order import NodeOrder
 
 
 def auto_order(
-    edge_index: Tensor,  # (2, num_edges) integer
-    num_nodes: int,
+    graph: Tensor | CSR,
+    num_nodes: int | None,
     row_factors: Sequence[int],
     *,
     labels: Tensor,  # (num_nodes,) integer
@@ -35,8 +35,8 @@ def auto_order(
     ``train_mask`` are never read.
 
     Args:
-        edge_index: Source and target of each edge.  # (2, num_edges) integer
-        num_nodes: Number of nodes, at least 1.
+        graph: Source and target of each edge, (2, num_edges) integer; or a CSR, as :meth:`CSR.of` takes it.
+        num_nodes: Number of nodes, at least 1; may be None with a CSR.
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
         labels: Class of each node; only those under ``train_mask`` count.  # (num_nodes,) integer
         train_mask: Nodes whose label is known.  # (num_nodes,) bool
@@ -55,8 +55,9 @@ def auto_order(
         >>> auto_order(ring, 8, (2, 2, 2), labels=labels, train_mask=train_mask).method
         'homophily'
     """
-    partition = metis_order(edge_index, num_nodes, row_factors, seed=seed)
-    probabilities = estimate_classes(CSR.undirected(edge_index, num_nodes), labels, train_mask, seed=seed)
+    csr = CSR.of(graph, num_nodes)
+    partition = metis_order(csr, None, row_factors, seed=seed)
+    probabilities = estimate_classes(csr, labels, train_mask, seed=seed)
     grouped = by_class(partition, probabilities)
     by_part, by_group = (class_shares(order, probabilities, labels, train_mask) for order in (partition, grouped))
     by_chance = probabilities.mean(dim=0)[labels.flatten()[train_mask].long()].mean()

@@ -13,8 +13,8 @@ from ttgraph.order.node_order import NodeOrder, checked_row_factors
 
 
 def rcm_order(
-    edge_index: Tensor,  # (2, num_edges) integer
-    num_nodes: int,
+    graph: Tensor | CSR,
+    num_nodes: int | None,
     row_factors: Sequence[int],
     *,
     seed: int = 0,
@@ -22,8 +22,8 @@ def rcm_order(
     """Number the nodes by the reverse Cuthill-McKee algorithm, which keeps the bandwidth small, not the cut.
 
     Args:
-        edge_index: Source and target of each edge.  # (2, num_edges) integer
-        num_nodes: Number of nodes, at least 1.
+        graph: Source and target of each edge, (2, num_edges) integer; or a CSR, as :meth:`CSR.of` takes it.
+        num_nodes: Number of nodes, at least 1; may be None with a CSR.
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
         seed: Not used: there is nothing random. Here so that every order is called alike.
 
@@ -34,15 +34,15 @@ def rcm_order(
         >>> rcm_order(torch.tensor([[0, 2], [2, 1]]), 3, (2, 2)).new_to_old
         tensor([1, 2, 0])
     """
-    factors = checked_row_factors(row_factors, num_nodes)
-    adjacency = CSR.undirected(edge_index, num_nodes).to_scipy()
+    csr = CSR.of(graph, num_nodes)
+    factors, adjacency = checked_row_factors(row_factors, csr.num_nodes), csr.to_scipy()
     permutation = scipy.sparse.csgraph.reverse_cuthill_mckee(adjacency, symmetric_mode=True)
     return NodeOrder.from_new_to_old(torch.from_numpy(permutation.copy()), factors, "rcm")
 
 
 def random_order(
-    edge_index: Tensor | None,  # not used
-    num_nodes: int,
+    graph: Tensor | CSR | None,
+    num_nodes: int | None,
     row_factors: Sequence[int],
     *,
     seed: int = 0,
@@ -50,8 +50,8 @@ def random_order(
     """Number the nodes at random.
 
     Args:
-        edge_index: Not used, may be None. Here so that every order is called alike.
-        num_nodes: Number of nodes, at least 1.
+        graph: Not used but for its number of nodes, may be None. Here so that every order is called alike.
+        num_nodes: Number of nodes, at least 1; may be None with a CSR.
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
         seed: Seed of the permutation.
 
@@ -59,13 +59,13 @@ def random_order(
         >>> random_order(None, 4, (2, 2), seed=1) == random_order(None, 4, (2, 2), seed=1)
         True
     """
-    permutation = torch.randperm(num_nodes, generator=torch.Generator().manual_seed(seed))
+    permutation = torch.randperm(_num_nodes(graph, num_nodes), generator=torch.Generator().manual_seed(seed))
     return NodeOrder.from_new_to_old(permutation, row_factors, "random")
 
 
 def natural_order(
-    edge_index: Tensor | None,  # not used
-    num_nodes: int,
+    graph: Tensor | CSR | None,
+    num_nodes: int | None,
     row_factors: Sequence[int],
     *,
     seed: int = 0,
@@ -73,13 +73,21 @@ def natural_order(
     """Leave the nodes as they are.
 
     Args:
-        edge_index: Not used, may be None. Here so that every order is called alike.
-        num_nodes: Number of nodes, at least 1.
+        graph: Not used but for its number of nodes, may be None. Here so that every order is called alike.
+        num_nodes: Number of nodes, at least 1; may be None with a CSR.
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
-        seed: Not used, like ``edge_index``.
+        seed: Not used, like the edges.
 
     Example:
         >>> natural_order(None, 3, (2, 2)).new_to_old
         tensor([0, 1, 2])
     """
-    return NodeOrder.from_new_to_old(torch.arange(num_nodes), row_factors, "natural")
+    return NodeOrder.from_new_to_old(torch.arange(_num_nodes(graph, num_nodes)), row_factors, "natural")
+
+
+def _num_nodes(graph: Tensor | CSR | None, num_nodes: int | None) -> int:
+    if num_nodes is None and isinstance(graph, CSR):
+        return graph.num_nodes
+    if num_nodes is None:
+        raise ValueError("an order needs num_nodes, or a CSR that says it")
+    return num_nodes

@@ -14,8 +14,8 @@ from ttgraph.order.node_order import NodeOrder
 
 
 def homophily_order(
-    edge_index: Tensor,  # (2, num_edges) integer
-    num_nodes: int,
+    graph: Tensor | CSR,
+    num_nodes: int | None,
     row_factors: Sequence[int],
     *,
     labels: Tensor,  # (num_nodes,) integer
@@ -29,8 +29,8 @@ def homophily_order(
     ``train_mask`` are never read.
 
     Args:
-        edge_index: Source and target of each edge.  # (2, num_edges) integer
-        num_nodes: Number of nodes, at least 1.
+        graph: Source and target of each edge, (2, num_edges) integer; or a CSR, as :meth:`CSR.of` takes it.
+        num_nodes: Number of nodes, at least 1; may be None with a CSR.
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
         labels: Class of each node; only those under ``train_mask`` count.  # (num_nodes,) integer
         train_mask: Nodes whose label is known.  # (num_nodes,) bool
@@ -49,8 +49,8 @@ def homophily_order(
         >>> labels[order.new_to_old]
         tensor([0, 0, 0, 0, 1, 1, 1, 1])
     """
-    partition = metis_order(edge_index, num_nodes, row_factors, seed=seed)
-    csr = CSR.undirected(edge_index, num_nodes)
+    csr = CSR.of(graph, num_nodes)
+    partition = metis_order(csr, None, row_factors, seed=seed)
     return by_class(partition, estimate_classes(csr, labels, train_mask, seed=seed))
 
 

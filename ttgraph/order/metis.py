@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,8 +22,8 @@ _MANY_PARTS, _LARGE_PART, _SLACK = 128, 32, 60
 
 
 def metis_order(
-    edge_index: Tensor,  # (2, num_edges) integer
-    num_nodes: int,
+    graph: Tensor | CSR,
+    num_nodes: int | None,
     row_factors: Sequence[int],
     *,
     seed: int = 0,
@@ -36,9 +35,12 @@ def metis_order(
     ``prod(row_factors[level + 1:])`` nodes, the last part of all what is left. Inside the parts of the last
     level nodes keep the user's order. Direction, duplicates and self loops of the edges play no role.
 
+    What binds is METIS' own memory, about 70 bytes for each direction of an edge; beyond some hundred million edges
+    take :func:`~ttgraph.order.multilevel.multilevel_order`.
+
     Args:
-        edge_index: Source and target of each edge.  # (2, num_edges) integer
-        num_nodes: Number of nodes, at least 1.
+        graph: Source and target of each edge, (2, num_edges) integer; or a CSR, as :meth:`CSR.of` takes it.
+        num_nodes: Number of nodes, at least 1; may be None with a CSR.
         row_factors: Radices of the digits, most significant first; they multiply to ``num_nodes`` or more.
         seed: METIS' random seed; the same seed gives the same order.
 
@@ -57,51 +59,80 @@ def metis_order(
         >>> sorted(sorted(part) for part in order.new_to_old.view(2, 3).tolist())
         [[0, 2, 4], [1, 3, 5]]
     """
-    factors = checked_row_factors(row_factors, num_nodes)
-    csr = CSR.undirected(edge_index, num_nodes)
-    adjacency, new_to_old = csr.to_scipy(np.int32), np.arange(num_nodes)
+    csr = CSR.of(graph, num_nodes)
+    factors = checked_row_factors(row_factors, csr.num_nodes)
+    return NodeOrder.from_new_to_old(torch.from_numpy(nested_parts(csr, factors, seed)), factors, "metis")
+
+
+def nested_parts(csr: CSR, factors: Sequence[int], seed: int) -> Ints:
+    """The old id of each new id, after cuts at every digit."""
+    num_nodes = csr.num_nodes
+    new_to_old: Ints = np.arange(num_nodes)
     for level in range(len(factors) - 1):
         capacity = math.prod(factors[level + 1 :])
         if capacity >= num_nodes:  # this digit is zero for every node
             continue
-        part = _cut_all(adjacency, capacity * factors[level], capacity, seed)
-        part = _exact(adjacency, part, capacity)
+        part = _exact(csr, _cut_all(csr, capacity * factors[level], capacity, seed), capacity)
         order = np.argsort(part, kind="stable")
         new_to_old = new_to_old[order]
-        adjacency = _inside(adjacency, order, capacity)
-    return NodeOrder.from_new_to_old(torch.from_numpy(new_to_old), factors, "metis")
+        if level < len(factors) - 2:
+            csr = subgraph(csr, torch.from_numpy(order), inverse_of(order), 0, capacity)
+    return new_to_old
 
 
-def _cut_all(adjacency: scipy.sparse.csr_matrix, parent: int, capacity: int, seed: int) -> Ints:
-    """Cut every block of ``parent`` consecutive nodes into parts of about ``capacity``; gives each node's part."""
+def cut(
+    csr: CSR,
+    shares: Ints | NDArray[np.float64],  # (num_parts,) of the weight of all nodes
+    seed: int,
+    *,
+    direct: bool,
+    weights: Tensor | None = None,  # (num_edges,) integer
+    node_weights: Tensor | None = None,  # (num_nodes,) integer
+) -> Ints:
+    """METIS' part of each node, nearly balanced."""
     import pymetis
 
-    num_nodes = adjacency.shape[0]
-    dtype = pymetis.zero_copy_dtype()
-    offsets, neighbours = adjacency.indptr.astype(dtype), adjacency.indices.astype(dtype)
-    part = np.arange(num_nodes) // capacity
-    for low in range(0, num_nodes, parent):
-        high = min(low + parent, num_nodes)
-        edges = slice(offsets[low], offsets[high])
-        if high - low <= capacity or edges.start == edges.stop:
+    dtype = pymetis.zero_copy_dtype()  # of which nothing is copied once more
+    # METIS seeds the C library's generator, to which 0 and 1 are the same seed: hence seed + 1.
+    _, membership = pymetis.part_graph(
+        len(shares),
+        pymetis.CSRAdjacency(csr.offsets.numpy().astype(dtype), csr.neighbours.numpy().astype(dtype)),
+        eweights=None if weights is None else weights.numpy().astype(dtype),
+        vweights=None if node_weights is None else node_weights.numpy().astype(dtype),
+        tpwgts=shares.tolist(),
+        recursive=not direct,
+        options=pymetis.Options(seed=seed + 1, **({"ufactor": _SLACK} if direct else {})),
+    )
+    return np.asarray(membership, dtype=np.int64)
+
+
+def cut_directly(num_parts: int, capacity: int) -> bool:
+    """Whether METIS does better to cut into all parts at once than by bisection."""
+    return num_parts > _MANY_PARTS and capacity >= _LARGE_PART
+
+
+def shares_of(num_nodes: int, capacity: int) -> NDArray[np.float64]:
+    """What each part holds of all nodes: as much as any other, and the last what is left."""
+    shares = np.full(-(-num_nodes // capacity), capacity / num_nodes)
+    shares[-1] = 1 - shares[:-1].sum()
+    return shares
+
+
+def _cut_all(csr: CSR, parent: int, capacity: int, seed: int) -> Ints:
+    """Cut every block of ``parent`` consecutive nodes into parts of about ``capacity``; gives each node's part."""
+    part: Ints = np.arange(csr.num_nodes) // capacity
+    for low in range(0, csr.num_nodes, parent):
+        high = min(low + parent, csr.num_nodes)
+        begin, end = int(csr.offsets[low]), int(csr.offsets[high])
+        if high - low <= capacity or begin == end:
             continue
-        num_parts = -(-(high - low) // capacity)
-        shares = np.full(num_parts, capacity / (high - low))
-        shares[-1] = 1 - shares[:-1].sum()
-        # METIS seeds the C library's generator, to which 0 and 1 are the same seed: hence seed + 1.
-        direct = num_parts > _MANY_PARTS and capacity >= _LARGE_PART
-        _, membership = pymetis.part_graph(
-            num_parts,
-            pymetis.CSRAdjacency(offsets[low : high + 1] - offsets[low], neighbours[edges] - low),
-            tpwgts=shares.tolist(),
-            recursive=not direct,
-            options=pymetis.Options(seed=seed + 1, **({"ufactor": _SLACK} if direct else {})),
-        )
-        part[low:high] = low // capacity + np.asarray(membership)
+        shares = shares_of(high - low, capacity)
+        inside = CSR(csr.offsets[low : high + 1] - begin, csr.neighbours[begin:end] - low)
+        part[low:high] = low // capacity + cut(inside, shares, seed, direct=cut_directly(len(shares), capacity))
     return part
 
 
-def _exact(adjacency: scipy.sparse.csr_matrix, part: Ints, capacity: int) -> Ints:
+def _exact(csr: CSR, part: Ints, capacity: int) -> Ints:
     """Move the nodes that cost the fewest edges until every part holds ``capacity`` nodes, the last the rest.
 
     All edges lie inside a parent, and so does every move along an edge. Rounds of moves are made at once,
@@ -116,17 +147,8 @@ def _exact(adjacency: scipy.sparse.csr_matrix, part: Ints, capacity: int) -> Int
         movers = np.flatnonzero(excess[part] > 0)
         if len(movers) == 0:
             return part
-        indicator = scipy.sparse.csr_matrix(
-            (np.ones(num_nodes, np.int64), part, np.arange(num_nodes + 1)), shape=(num_nodes, num_parts)
-        )
-        links = (adjacency[movers] @ indicator).tocoo()  # edges between a mover and a part
-        home = links.col == part[movers[links.row]]
-        internal = np.zeros(len(movers), np.int64)
-        internal[links.row[home]] = links.data[home]
-        useful = excess[links.col] < 0
-        row, to, loss = links.row[useful], links.col[useful], internal[links.row[useful]] - links.data[useful]
+        row, to, loss, internal = _cheapest_moves(csr, part, movers, excess)
         move = np.argsort(loss, kind="stable")  # cheapest first, from here on
-        move = move[_rank(row[move]) == 0]
         move = move[_rank(part[movers[row[move]]]) < excess[part[movers[row[move]]]]]
         move = move[_rank(to[move]) < -excess[to[move]]]
         if len(move):
@@ -140,6 +162,28 @@ def _exact(adjacency: scipy.sparse.csr_matrix, part: Ints, capacity: int) -> Int
         return part
 
 
+def _cheapest_moves(csr: CSR, part: Ints, movers: Ints, excess: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Which of the movers have edges to a part with room, to which they move at the least loss, and that loss.
+
+    At last the edges of every mover inside its own part. Edges are read a block at a time: in a large graph the
+    overfull parts have about half of them.
+    """
+    internal = np.zeros(len(movers), np.int64)
+    found: list[tuple[Ints, Ints, Ints]] = []
+    for which, rows, neighbours in csr.rows(torch.from_numpy(movers)):
+        row, to = rows.numpy(), part[neighbours.numpy()]
+        internal[which] = np.bincount(row[to == part[movers[which]][row]], minlength=which.stop - which.start)
+        useful = np.flatnonzero(excess[to] < 0)
+        _, first, links = np.unique(row[useful] * len(excess) + to[useful], return_index=True, return_counts=True)
+        row, to = row[useful[first]] + which.start, to[useful[first]]
+        loss = internal[row] - links
+        best = np.lexsort((-first, loss, row))  # of equals the part that is met last among the neighbours
+        best = best[np.diff(row[best], prepend=-1) > 0]
+        found.append((row[best], to[best], loss[best]))
+    row, to, loss = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return row, to, loss, internal
+
+
 def _rank(groups: Ints) -> Ints:
     """How many earlier entries are in the same group."""
     order = np.argsort(groups, kind="stable")
@@ -149,11 +193,41 @@ def _rank(groups: Ints) -> Ints:
     return rank
 
 
-def _inside(adjacency: scipy.sparse.csr_matrix, order: Ints, capacity: int) -> scipy.sparse.csr_matrix:
-    """The adjacency under new ids ``0 .. n - 1`` of the nodes ``order``, without the edges between parts."""
-    inverse = np.empty_like(order)
-    inverse[order] = np.arange(len(order))
-    edges = adjacency.tocoo()
-    source, target = inverse[edges.row], inverse[edges.col]
-    keep = source // capacity == target // capacity
-    return scipy.sparse.csr_matrix((edges.data[keep], (source[keep], target[keep])), shape=adjacency.shape)
+def inverse_of(order: Ints) -> Tensor:
+    """The place of each node in an order, in int32 where it fits."""
+    inverse = torch.empty(len(order), dtype=torch.int32 if len(order) < 2**31 else torch.int64)
+    inverse[torch.from_numpy(order)] = torch.arange(len(order), dtype=inverse.dtype)
+    return inverse
+
+
+def subgraph(
+    csr: CSR,
+    nodes: Tensor,  # (num_nodes,) int64
+    new_id: Tensor,  # (csr.num_nodes,) int32 or int64
+    low: int,
+    capacity: int,
+) -> CSR:
+    """The graph of the nodes whose new ids are ``low, low + 1, ..``, without the edges between their parts.
+
+    It is built a block of rows at a time, in the memory of the result alone.
+
+    Args:
+        csr: The whole graph.
+        nodes: In the order of their new ids.  # (num_nodes,) int64
+        new_id: Of all nodes of the graph.  # (csr.num_nodes,) int32 or int64
+        low: New id of the first of the nodes, a multiple of ``capacity``.
+        capacity: Nodes of a part.
+    """
+    most = int((csr.offsets[nodes + 1] - csr.offsets[nodes]).sum())
+    neighbours, place = torch.empty(most, dtype=new_id.dtype), 0  # pages never written take no memory
+    offsets = torch.zeros(nodes.numel() + 1, dtype=torch.int64)
+    for which, row, old in csr.rows(nodes):
+        source, target = row + which.start, new_id[old].long() - low
+        keep = source // capacity == target.div(capacity, rounding_mode="floor")
+        keys = (source[keep] * nodes.numel() + target[keep]).sort().values
+        neighbours[place : place + len(keys)] = keys % nodes.numel()
+        offsets[which.start + 1 : which.stop + 1] = (keys // nodes.numel() - which.start).bincount(
+            minlength=which.stop - which.start
+        )
+        place += len(keys)
+    return CSR(offsets.cumsum_(0), neighbours[:place])

@@ -27,6 +27,7 @@ else:
         BaseTransform = object
 
 _FORMAT = "ttgraph.NodeOrder.1"
+_CHUNK = 1 << 22  # nodes in work at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,11 +84,15 @@ class NodeOrder(BaseTransform):
         permutation = permutation.detach().to("cpu", torch.int64, copy=True)
         num_nodes = permutation.numel()
         factors = checked_row_factors(row_factors, num_nodes)
-        inside = (permutation >= 0) & (permutation < num_nodes)
-        if not bool(inside.all()) or int(torch.bincount(permutation, minlength=num_nodes).max()) > 1:
+        # Every place of the inverse is filled if and only if no id comes twice; of so many nodes as there may be, no
+        # more than these two arrays are in memory beside the caller's.
+        inverse = torch.full_like(permutation, -1)
+        if int(permutation.min()) >= 0 and int(permutation.max()) < num_nodes:
+            for begin in range(0, num_nodes, _CHUNK):
+                ids = permutation[begin : begin + _CHUNK]
+                inverse[ids] = torch.arange(begin, begin + ids.numel())
+        if int(inverse.min()) < 0:
             raise ValueError(f"new_to_old must hold each id of 0 .. {num_nodes - 1} exactly once")
-        inverse = torch.empty_like(permutation)
-        inverse[permutation] = torch.arange(num_nodes)
         return cls(permutation, inverse, factors, method)
 
     @property

@@ -3,12 +3,14 @@
 from ttgraph.train.checkpoint import CheckpointError
 from ttgraph.train.config import NodeConfig, TrainConfig
 from ttgraph.train.engine import DivergedError, Interrupted, Schedule, fit
+from ttgraph.train.folder_job import FolderResult, train_folder
 from ttgraph.train.node_job import train
 from ttgraph.train.results import Result
 
 __all__ = [
     "CheckpointError",
     "DivergedError",
+    "FolderResult",
     "Interrupted",
     "NodeConfig",
     "Result",
@@ -16,4 +18,5 @@ __all__ = [
     "TrainConfig",
     "fit",
     "train",
+    "train_folder",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,22 +25,31 @@ class NodeBatch:
 
     Args:
         node_ids: The node behind each row; all nodes in order where ``None``.  # (nodes,)
-        adj: Along which messages pass.
+        adj: Along which messages pass, in all layers or layer by layer.
         targets: Rows whose labels enter the loss.  # (targets,)
         labels: Their labels.  # (targets,)
         x: Columns beside the embedding's, if any.  # (nodes, channels)
     """
 
     node_ids: Tensor | None  # (nodes,)
-    adj: Adjacency  # of the nodes
+    adj: Adjacency | tuple[Adjacency, ...]  # of the nodes
     targets: Tensor  # (targets,)
     labels: Tensor  # (targets,)
     x: Tensor | None = None  # (nodes, channels)
 
     def to(self, device: torch.device) -> NodeBatch:
         """The same on another device."""
-        node_ids, x = (part if part is None else part.to(device) for part in (self.node_ids, self.x))
-        return NodeBatch(node_ids, self.adj.to(device), self.targets.to(device), self.labels.to(device), x)
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def pinned(self) -> NodeBatch:
+        """The same in memory that a GPU copies from while it computes."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, move: Callable[[Any], Any]) -> NodeBatch:
+        """The same with every tensor moved."""
+        node_ids, x = (part if part is None else move(part) for part in (self.node_ids, self.x))
+        adj = tuple(map(move, self.adj)) if isinstance(self.adj, tuple) else move(self.adj)
+        return NodeBatch(node_ids, adj, move(self.targets), move(self.labels), x)
 
 
 class Supervision:

@@ -61,7 +61,7 @@ class NodeConfig:
     """What every run on a graph can be told; each field is a flag of the command and a key of its config file."""
 
     data: DataName = "homophily-100k"
-    """Recipe name, recipe file, .npz file or root of a dataset in OGB's layout."""
+    """Recipe name, recipe file, .npz file, root of a dataset in OGB's layout, or folder of ttgraph prepare."""
     split: int = 0
     """Which of the dataset's splits."""
     model: ModelName = "sage"
@@ -160,6 +160,20 @@ class TrainConfig(NodeConfig):
     """Seed of everything random."""
     checkpoint_seconds: float = 15.0
     """Least seconds between checkpoints."""
+    shards: int | None = None
+    """Pieces that a batch is cut into, each sampled by itself, and shared by the processes of torchrun; as many as
+    there are of these by default (prepared graph)."""
+    steps_per_epoch: int | None = None
+    """Most batches an epoch; as many as hold all training nodes by default (prepared graph)."""
+    seed_width: int = 1
+    """Consecutive node ids whose training nodes stay in one batch, such as those of a part (prepared graph)."""
+    prefetch: int = 2
+    """Batches that are made ahead (prepared graph)."""
+    evaluation: Literal["auto", "whole", "sampled"] = "auto"
+    """Scores of all nodes layer by layer, or of nodes with a sampled neighbourhood; auto takes the first for one
+    process and up to five million nodes (prepared graph)."""
+    eval_nodes: int = 200_000
+    """Most nodes of a split that are scored, drawn at random, where neighbourhoods are sampled (prepared graph)."""
 
     @classmethod
     def recommended(cls, num_nodes: int, **settings: Any) -> TrainConfig:
@@ -184,8 +198,25 @@ class TrainConfig(NodeConfig):
             best |= dict(num_batches=max(8, num_nodes // _NODES_PER_BATCH), hidden=256, lr=0.005)
         return cls(**best | settings)
 
+    @classmethod
+    def recommended_on_disk(cls, row_factors: tuple[int, ...], **settings: Any) -> TrainConfig:
+        """Settings for a prepared graph: what ``ttgraph train DIR`` takes where no flag says else.
+
+        Args:
+            row_factors: The digits of its order.
+            **settings: Fields that are known better.
+
+        Example:
+            >>> TrainConfig.recommended_on_disk((480, 500, 500)).batching
+            'neighbor'
+        """
+        best: dict[str, Any] = dict(batching="neighbor", epochs=10, lr=0.003, row_factors=row_factors)
+        return cls(**best | settings)
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(self, 1, "shards", "steps_per_epoch", "seed_width", "eval_nodes")
+        check_at_least(self, 0, "prefetch")
         if self.embedding == "none" and not self.label_inputs:
             raise ValueError("a network without an embedding has nothing to learn from; set label_inputs")
         check_at_least(self, 0, "lr_cores", "weight_decay_cores")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ttgraph.files import append, replacing
 from ttgraph.train.checkpoint import CheckpointError, pack, read_tensors, unpack, write_tensors
+from ttgraph.train.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class DivergedError(ValueError):
     """The loss is no longer a number."""
 
 
-BatchT = TypeVar("BatchT")
+_ALONE = Ranks()
 
 
 class Batches(Sized, Protocol):
@@ -110,6 +111,7 @@ class Progress:
             "epochs": self.epoch / parts,
             "seconds_per_epoch": self.seconds_per_epoch * parts,
             "seconds_per_step": statistics.median(row["seconds"] / row["steps"] for row in self.history),
+            "waiting": statistics.median(row["waiting"] for row in self.history),
         }
 
 
@@ -123,6 +125,8 @@ def fit(
     folder: Path | None = None,
     metadata: dict[str, Any] | None = None,
     resume: bool = False,
+    backward: Callable[[Any], Tensor] | None = None,
+    ranks: Ranks = _ALONE,
 ) -> Progress:
     """Train, and leave the model with the weights of its best validation score.
 
@@ -139,6 +143,10 @@ def fit(
         folder: Where checkpoints and ``metrics.jsonl`` go; nothing is written by default.
         metadata: What to store in the checkpoint along with the weights.
         resume: Whether to go on from the checkpoint in ``folder``.
+        backward: Takes the place of ``loss_of`` and of ``backward()`` on what that gives: adds a batch's gradients to
+            those of the model, and gives the loss.
+        ranks: The processes that train together, of which each has its own part of a batch and the first alone
+            writes. They need the same scores.
 
     Returns:
         Best score, best epoch and the history.
@@ -150,8 +158,9 @@ def fit(
     """
     progress = Progress()
     best: dict[str, Tensor] = {}
-    if resume and folder is not None:
-        progress, best = _load(folder, model, optimizer)
+    if resume:
+        progress, best = _load(ranks.first(lambda: _read(folder)), model, optimizer)
+    folder = folder if ranks.is_first else None
     peaks = [group.setdefault("peak_lr", group["lr"]) for group in optimizer.param_groups]
     if folder is not None:
         with replacing(folder / METRICS) as temporary:
@@ -162,12 +171,13 @@ def fit(
         initial=progress.epoch * batches.units_per_epoch,
         unit=batches.unit,
         unit_scale=True,
-        disable=None,
+        disable=None if ranks.is_first else True,
         leave=False,
     )
+    backward = backward or (lambda batch: _backward(loss_of(batch)))
     with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
         while progress.epoch < schedule.rounds and progress.stale < schedule.patience:
-            row = _train_epoch(model, optimizer, peaks, batches, loss_of, schedule, progress.epoch, bar)
+            row = _train_epoch(model, optimizer, peaks, batches, backward, schedule, progress.epoch, bar)
             progress.epoch += 1
             if progress.epoch % schedule.eval_every == 0 or progress.epoch == schedule.rounds:
                 row["val"] = validate()
@@ -179,15 +189,16 @@ def fit(
                     best = {name: value.detach().clone() for name, value in model.state_dict().items()}
                 bar.set_postfix(epoch=row["epoch"], loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
             progress.history.append(row)
+            stopping = ranks.any(stop.is_set())
             if folder is None:
-                if stop.is_set():
+                if stopping:
                     raise Interrupted(f"stopped after epoch {row['epoch']:g}")
                 continue
             append(folder / METRICS, json.dumps(row) + "\n")
-            if stop.is_set() or time.monotonic() - saved >= schedule.checkpoint_seconds:
+            if stopping or time.monotonic() - saved >= schedule.checkpoint_seconds:
                 _save(folder, model, optimizer, progress, best, metadata)
                 saved = time.monotonic()
-            if stop.is_set():
+            if stopping:
                 raise Interrupted(f"stopped after epoch {row['epoch']:g}; the checkpoint is in {folder}")
     if folder is not None:
         _save(folder, model, optimizer, progress, best, metadata)
@@ -200,23 +211,22 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     peaks: list[float],
     batches: Batches,
-    loss_of: Callable[[Any], Tensor],
+    backward: Callable[[Any], Tensor],
     schedule: Schedule,
     epoch: int,
     bar: tqdm,
 ) -> dict[str, float]:
     torch.manual_seed(schedule.seed * 1_000_003 + epoch)
     model.train()
-    begin, losses = time.perf_counter(), []
-    for number, batch in enumerate(batches.epoch(epoch)):
+    begin, waited, losses = time.perf_counter(), 0.0, []
+    for number, (batch, seconds) in enumerate(_timed(iter(batches.epoch(epoch)))):
+        waited += seconds
         rate = schedule.rate((epoch + (number + 1) / (len(batches) + 1)) / schedule.rounds)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
-        loss = loss_of(batch)
         optimizer.zero_grad()
-        loss.backward()
+        losses.append(backward(batch))
         optimizer.step()
-        losses.append(loss.detach())
         bar.update(batches.units_per_epoch / len(batches))
     seconds = time.perf_counter() - begin
     shown = epoch + 1 if schedule.parts == 1 else (epoch + 1) / schedule.parts
@@ -229,8 +239,24 @@ def _train_epoch(
         "loss": mean_loss,
         "seconds": seconds,
         "steps": len(losses),
+        "waiting": waited / seconds,
         f"{batches.unit}s_per_second": batches.units_per_epoch / seconds,
     }
+
+
+def _backward(loss: Tensor) -> Tensor:
+    loss.backward()
+    return loss.detach()
+
+
+def _timed(batches: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """The batches, and the seconds that each was waited for."""
+    while True:
+        begin = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - begin
 
 
 def _save(
@@ -245,8 +271,16 @@ def _save(
     write_tensors(folder / CHECKPOINT, tensors, {**(metadata or {}), "progress": asdict(progress)})
 
 
-def _load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]]:
-    tensors, metadata = read_tensors(folder / CHECKPOINT)
+def _read(folder: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if folder is None:
+        raise CheckpointError("there is no folder to go on from; name one")
+    return read_tensors(folder / CHECKPOINT)
+
+
+def _load(
+    checkpoint: tuple[dict[str, Tensor], dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
+    tensors, metadata = checkpoint
     unpack(tensors, model, optimizer)
     progress = Progress(**metadata["progress"])
     logger.info("resuming after epoch %g", progress.history[-1]["epoch"])

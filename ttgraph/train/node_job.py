@@ -91,10 +91,10 @@ def train(
     init_seconds = time.perf_counter() - init_begin
     labels = _label_inputs(config, data) if config.label_inputs else None
     x = None if labels is None else labels.columns().to(device)
-    model = _model(config, embedding, 0 if labels is None else labels.num_channels, data.num_classes).to(device)
+    model = make_model(config, embedding, 0 if labels is None else labels.num_channels, data.num_classes).to(device)
     progress = fit(
         model,
-        _optimizer(config, model),
+        make_optimizer(config, model),
         make_batches(config, data, csr, adj, shape.row_factors, labels),
         _loss_of(model),
         lambda: score(data.metric, model.inference(adj, x), data.y, data.val_mask),
@@ -170,7 +170,7 @@ def _label_inputs(config: TrainConfig, data: Data) -> LabelInputs:
     return LabelInputs(csr, data.y, data.train_mask, data.num_classes, num_folds=num_folds, seed=config.seed)
 
 
-def _model(config: TrainConfig, embedding: nn.Module | None, num_columns: int, num_classes: int) -> NodeClassifier:
+def make_model(config: TrainConfig, embedding: nn.Module | None, num_columns: int, num_classes: int) -> NodeClassifier:
     """The network on top of the embedding and of so many columns beside it."""
     width = num_columns + (0 if embedding is None else config.dim)
     options: dict[str, Any] = {key: getattr(config, key) for key in ("hidden", "layers", "dropout", "heads")}
@@ -179,7 +179,8 @@ def _model(config: TrainConfig, embedding: nn.Module | None, num_columns: int, n
         return NodeClassifier(embedding, make_gnn(config.model, width, num_classes, **options))
 
 
-def _optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Optimizer:
+    """The optimizer, with a group for the embedding and one for the network."""
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     groups = [{"params": list(model.gnn.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
     if model.embedding is not None:

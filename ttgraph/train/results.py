@@ -18,7 +18,7 @@ from ttgraph.train.config import plain
 from ttgraph.train.engine import CHECKPOINT, Progress
 
 # A resumed run may differ from the one that it continues in these alone.
-_FREE_FIELDS = {"out", "resume", "device", "threads", "checkpoint_seconds"}
+_FREE_FIELDS = {"out", "resume", "device", "threads", "checkpoint_seconds", "prefetch"}
 
 
 @dataclass(frozen=True)

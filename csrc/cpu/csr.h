@@ -1,0 +1,33 @@
+// Compressed sparse rows as the kernels read them.
+#pragma once
+
+#include "prefix.h"
+
+namespace ttgraph {
+
+inline const int64_t* longs(const Tensor& tensor) {
+  return static_cast<const int64_t*>(tensor.const_data_ptr());
+}
+
+// Offsets and neighbours that would make a kernel read or write elsewhere are refused.
+inline void check_entries(const char* op, const int64_t* offsets, int64_t num_rows, const int64_t* neighbours,
+                          int64_t size, int64_t num_sources) {
+  const int64_t shares = count_shares(num_rows + size, 1 << 16);
+  std::vector<int64_t> wrong_row(shares, -1), wrong_entry(shares, -1);
+  each_share(shares, [&](int64_t share) {
+    for (int64_t row = share_begin(num_rows, shares, share); row < share_begin(num_rows, shares, share + 1);
+         ++row)
+      if (offsets[row] > offsets[row + 1]) wrong_row[share] = row;
+    for (int64_t e = share_begin(size, shares, share); e < share_begin(size, shares, share + 1); ++e)
+      if (neighbours[e] < 0 || neighbours[e] >= num_sources) wrong_entry[share] = e;
+  });
+  for (int64_t share = 0; share < shares; ++share) {
+    require(wrong_row[share] < 0 && offsets[0] == 0 && offsets[num_rows] == size, op,
+            " needs offsets that start at 0, never decrease and end at the number of neighbours, ", size);
+    if (wrong_entry[share] >= 0)
+      throw std::out_of_range(message(op, ": neighbour ", neighbours[wrong_entry[share]], " at position ",
+                                      wrong_entry[share], " is out of range for ", num_sources, " rows"));
+  }
+}
+
+}  // namespace ttgraph

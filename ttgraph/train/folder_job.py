@@ -1,0 +1,215 @@
+"""One training run on a prepared graph, by one process or by several."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ttgraph.data import GraphFolder
+from ttgraph.models import NodeClassifier
+from ttgraph.train.config import TrainConfig, plain
+from ttgraph.train.embedding import build_embedding, plan_shape
+from ttgraph.train.engine import Progress, Schedule, fit
+from ttgraph.train.evaluation import Evaluation, make_evaluation
+from ttgraph.train.machine import peak_memory_mb, usable_device
+from ttgraph.train.node_job import make_model, make_optimizer
+from ttgraph.train.ranks import Ranks
+from ttgraph.train.results import check_settings, prepare_folder, write_run
+from ttgraph.train.shards import Shard, ShardedBatches, with_shards
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """What a training run on a prepared graph gave.
+
+    Args:
+        summary: What ``summary.json`` holds.
+        predictions: Class of each node in the user's own ids, -1 where none was computed.  # (num_nodes,) integer
+        model: The trained model, in the order of the nodes.
+        progress: Epoch by epoch.
+    """
+
+    summary: dict[str, Any]
+    predictions: np.ndarray  # (num_nodes,) integer
+    model: NodeClassifier
+    progress: Progress
+
+
+def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> FolderResult:
+    """Train one model on a graph that ``ttgraph prepare`` made, alone or with the other processes of torchrun.
+
+    Every process has the whole model and its own shards of each batch; they share the mapped graph. The result does
+    not depend on how many they are, but for the order of sums, as long as the number of shards is the same.
+
+    Args:
+        config: What to train; ``config.data`` is the folder.
+        graph: The graph, where it is opened already.
+
+    Returns:
+        The result; the test score is that of the weights with the best validation score.
+
+    Raises:
+        ValueError: If the configuration or the graph is no good; the message says what would be.
+        ttgraph.train.Interrupted: After Ctrl-C, once the checkpoint is written.
+    """
+    begin = time.perf_counter()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = usable_device(_of_this_process(config.device))
+    graph = GraphFolder.open(config.data) if graph is None else graph
+    _check(config, graph)
+    with Ranks.of_the_job(device) as ranks:
+        out, resume = config.out, config.resume
+        earlier = None if out is None else ranks.first(lambda: prepare_folder(out, resume))
+        config = with_shards(config, ranks, earlier)
+        if earlier is not None:
+            check_settings(earlier, config)
+        model, init_seconds = _build(config, graph, ranks)
+        model = model.to(device)
+        optimizer = make_optimizer(config, model)
+        batches = ShardedBatches(graph, config, ranks, device)
+        evaluation = make_evaluation(graph, config, ranks, device, model)
+        schedule = Schedule(
+            config.epochs,
+            config.patience,
+            config.eval_every * batches.parts,
+            config.warmup,
+            config.seed,
+            config.checkpoint_seconds,
+            batches.parts,
+        )
+        progress = fit(
+            model,
+            optimizer,
+            batches,
+            _no_loss,
+            lambda: evaluation.score("val"),
+            schedule,
+            out,
+            {"config": plain(config)},
+            earlier is not None,
+            _backward(model, ranks, config.shards or 1, device),
+            ranks,
+        )
+        # The one look at the test labels.
+        test = evaluation.score("test")
+        summary = {
+            "test": test,
+            "val": progress.best_score,
+            "metric": graph.metric,
+            "scored": evaluation.counts,
+            "evaluation": evaluation.kind,
+            **_sizes(config, graph, model),
+            **progress.times(batches.parts),
+            "seconds": time.perf_counter() - begin,
+            "init_seconds": init_seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            "processes": ranks.size,
+            "order": graph.header.order,
+            "row_factors": graph.header.row_factors,
+            "config": plain(config),
+        }
+        result = FolderResult(summary, _to_user(graph, evaluation), model, progress)
+        if out is not None and ranks.is_first:
+            write_run(out, summary, model, progress, result.predictions, config.model)
+        return result
+
+
+def _of_this_process(device: str) -> str:
+    """Of several GPUs, each process of a machine takes its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+def _check(config: TrainConfig, graph: GraphFolder) -> None:
+    missing = [part for part, ids in graph.parts.items() if not len(ids)]
+    if missing:
+        raise ValueError(
+            f"{graph.path} has no {missing[0]} nodes; prepare it again, with --nodes FILE that names labels and splits"
+        )
+    if config.batching == "full":
+        raise ValueError("a prepared graph is trained in batches; set batching to neighbor or partition")
+    if config.label_inputs or config.correct_and_smooth:
+        raise ValueError(
+            "label_inputs and correct_and_smooth need a graph in memory: train on what the folder was prepared from, "
+            "or leave them out"
+        )
+    if config.split != 0:
+        raise ValueError(f"a prepared graph has 1 split, number 0; there is no split {config.split}")
+    if config.row_factors != graph.header.row_factors:
+        raise ValueError(
+            f"row_factors must be those of the folder's order, {graph.header.row_factors}, got {config.row_factors}; "
+            "leave them out, or prepare the graph with others"
+        )
+
+
+def _build(config: TrainConfig, graph: GraphFolder, ranks: Ranks) -> tuple[NodeClassifier, float]:
+    """A fresh model; the first process computes how the embedding starts, and the others get it from there."""
+    begin = time.perf_counter()
+    if not ranks.is_first:
+        config = replace(config, init="gaussian")
+    embedding = build_embedding(config, plan_shape(config, graph.num_nodes), graph.csr)
+    seconds = time.perf_counter() - begin
+    return make_model(config, embedding, 0, graph.num_classes), seconds
+
+
+def _backward(model: NodeClassifier, ranks: Ranks, num_shards: int, device: torch.device) -> Callable[[Any], Tensor]:
+    """What a step does with this process's shards: gradients and running statistics of all shards of all processes."""
+    shared: NodeClassifier | DistributedDataParallel = model
+    if ranks.size > 1:
+        ids = None if device.type == "cpu" else [device]
+        shared = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+    def backward(shards: list[Shard]) -> Tensor:
+        # Each shard starts from the same statistics, and their mean is kept, wherever they were computed.
+        before = [buffer.clone() for buffer in statistics]
+        total = torch.zeros(1 + sum(buffer.numel() for buffer in statistics), device=device)
+        for number, shard in enumerate(shards):
+            last = number == len(shards) - 1
+            for buffer, value in zip(statistics, before, strict=True):
+                buffer.copy_(value)
+            torch.manual_seed(shard.seed)
+            batch = shard.batch.to(device)
+            alone = isinstance(shared, NodeClassifier) or last
+            with contextlib.nullcontext() if alone else shared.no_sync():
+                scores = shared(batch.adj, batch.node_ids, batch.x)[batch.targets]
+                loss = F.cross_entropy(scores, batch.labels, reduction="sum") * shard.weight
+                (loss * ranks.size).backward()  # of which the processes take the mean
+            total += torch.cat([loss.detach().view(1), *(buffer.view(-1) for buffer in statistics)])
+        ranks.sum(total)
+        mean = (total[1:] / num_shards).split([buffer.numel() for buffer in statistics])
+        for buffer, value in zip(statistics, mean, strict=True):
+            buffer.copy_(value.view_as(buffer))
+        return total[0]
+
+    return backward
+
+
+def _no_loss(batch: Any) -> Tensor:
+    raise NotImplementedError  # the loss of a batch is that of all processes
+
+
+def _sizes(config: TrainConfig, graph: GraphFolder, model: NodeClassifier) -> dict[str, Any]:
+    count = 0 if model.embedding is None else sum(p.numel() for p in model.embedding.parameters())
+    return {"embedding_params": count, "compression": graph.num_nodes * config.dim / count if count else None}
+
+
+def _to_user(graph: GraphFolder, evaluation: Evaluation) -> np.ndarray:
+    dtype = np.min_scalar_type(-max(graph.num_classes, 2))
+    predictions = np.full(graph.num_nodes, -1, dtype=dtype)
+    for ids, classes in evaluation.predictions():
+        predictions[graph.new_to_old[ids].numpy()] = classes.numpy().astype(dtype)
+    return predictions

@@ -1,0 +1,183 @@
+"""Batches of a graph in a folder, cut into pieces that processes share: the same pieces however many processes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ttgraph.data import GraphFolder
+from ttgraph.graph import CSR
+from ttgraph.models import ModelName, adjacency
+from ttgraph.ops import Adjacency
+from ttgraph.sampling import CSRNeighborSampler, partition_batch, seed_batches
+from ttgraph.train.batches import NodeBatch
+from ttgraph.train.config import TrainConfig
+from ttgraph.train.prefetch import prefetched
+from ttgraph.train.ranks import Ranks
+
+# An epoch is trained in parts of at most so many steps: after each of them a run can be stopped, and goes on there.
+_STEPS_PER_PART = 50
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a batch.
+
+    Args:
+        batch: Its nodes; there may be none whose label is in the loss.
+        weight: One over the number of nodes whose labels are in the loss of the whole batch.
+        seed: Of everything random in its step.
+    """
+
+    batch: NodeBatch
+    weight: float
+    seed: int
+
+
+class ShardedBatches:
+    """The training nodes of a prepared graph in batches; each process makes its own shards of each, ahead of use.
+
+    A batch is either ``batch_size`` training nodes with a sampled neighbourhood, or whole first-digit parts with the
+    edges between them. Its shards are cut and sampled one by one: a run with two shards is the same run in one process
+    and in two.
+
+    Args:
+        graph: The graph.
+        config: Which batches, and how many shards.
+        ranks: The processes, a divisor of the shards.
+        device: Where the batches go.
+    """
+
+    unit = "node"
+
+    def __init__(self, graph: GraphFolder, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
+        self._graph, self._config, self._device = graph, config, device
+        self._num_shards = config.shards or ranks.size
+        self._mine = range(ranks.rank, self._num_shards, ranks.size)
+        self._ids = graph.parts["train"]
+        if config.batching == "neighbor":
+            self._num_parts, all_steps = len(self._ids), -(-len(self._ids) // config.batch_size)
+        else:
+            self._num_parts = -(-graph.num_nodes // self._width)
+            all_steps = min(config.num_batches, self._num_parts)
+        if self._num_parts // all_steps < self._num_shards:
+            raise ValueError(
+                f"a batch of about {self._num_parts // all_steps} training nodes or parts cannot be cut into "
+                f"shards={self._num_shards}; take larger batches, or fewer shards or processes"
+            )
+        self.steps = min(all_steps, config.steps_per_epoch or all_steps)
+        self.parts = -(-self.steps // _STEPS_PER_PART)
+        units = len(self._ids) if config.batching == "neighbor" else graph.num_nodes
+        self.units_per_epoch = max(1, units * self.steps // all_steps // self.parts)
+
+    def __len__(self) -> int:
+        return -(-self.steps // self.parts)
+
+    @property
+    def _width(self) -> int:
+        return math.prod(self._graph.header.row_factors[1:])
+
+    def epoch(self, number: int) -> Iterator[list[Shard]]:
+        """The shards of each batch that are this process's, of part ``number`` of all parts of all epochs."""
+        epoch, part = divmod(number, self.parts)
+        begin, end = (self.steps * place // self.parts for place in (part, part + 1))
+        make = self._neighborhoods if self._config.batching == "neighbor" else self._groups
+        return prefetched(make(epoch, begin, end), self._config.prefetch)
+
+    def _seed(self, epoch: int) -> int:
+        return self._config.seed * 1_000_003 + epoch
+
+    def _neighborhoods(self, epoch: int, begin: int, end: int) -> Iterator[list[Shard]]:
+        config, generator = self._config, torch.Generator().manual_seed(self._seed(epoch))
+        batches = seed_batches(self._ids, config.batch_size, width=config.seed_width, generator=generator)
+        for step in range(begin, end):
+            seeds = batches[step].tensor_split(self._num_shards)
+            yield [self._shard(sampled(self._graph, config, seeds[i], epoch), len(batches[step]), epoch, step, i)
+                   for i in self._mine]  # fmt: skip
+
+    def _groups(self, epoch: int, begin: int, end: int) -> Iterator[list[Shard]]:
+        config, generator = self._config, torch.Generator().manual_seed(self._seed(epoch))
+        order = torch.randperm(self._num_parts, generator=generator).tensor_split(
+            min(config.num_batches, self._num_parts)
+        )
+        starts = torch.searchsorted(self._ids, torch.arange(self._num_parts + 1) * self._width)
+        for step in range(begin, end):
+            groups = [group.sort().values for group in order[step].tensor_split(self._num_shards)]
+            targets = int(sum(starts[group + 1].sum() - starts[group].sum() for group in groups))
+            if targets:
+                yield [self._shard(self._group(groups[i]), targets, epoch, step, i) for i in self._mine]
+
+    def _group(self, parts: Tensor) -> NodeBatch:
+        inside = partition_batch(self._graph.csr, self._width, parts)
+        targets = torch.isin(inside.node_ids, self._ids, assume_unique=True).nonzero().flatten()
+        degrees = degrees_of(self._graph.csr, inside.node_ids) if self._config.model == "gcn" else None
+        adj = adjacency(self._config.model, inside.csr, degrees)
+        return NodeBatch(inside.node_ids, adj, targets, self._graph.y[inside.node_ids[targets]].long())
+
+    def _shard(self, batch: NodeBatch, targets: int, epoch: int, step: int, number: int) -> Shard:
+        seed = ((self._seed(epoch) * self.steps + step) * self._num_shards + number) % (1 << 63)
+        if self._device.type == "cpu":
+            for adj in batch.adj if isinstance(batch.adj, tuple) else (batch.adj,):
+                _ = adj.transposed  # which the gradient needs: made here, it is waited for nowhere
+        return Shard(batch.pinned() if self._device.type == "cuda" else batch, 1 / targets, seed)
+
+
+def sampled(graph: GraphFolder, config: TrainConfig, seeds: Tensor, epoch: int) -> NodeBatch:
+    """Nodes with a sampled neighbourhood.
+
+    Args:
+        graph: The graph.
+        config: Of the model and the fan-outs.
+        seeds: The nodes.  # (seeds,)
+        epoch: Of the draws.
+
+    Returns:
+        A batch whose targets are the seeds; for networks that take them, an adjacency per layer.
+    """
+    sampler = CSRNeighborSampler(graph.csr, num_neighbors=config.layer_fanout, seed=config.seed)
+    sampler.set_epoch(epoch)
+    sample = sampler.sample(seeds)
+    targets, labels = torch.arange(len(seeds)), graph.y[seeds].long()
+    if config.model in ("gat", "mlp"):
+        rim = sample.csr.offsets[-1:].expand(len(sample.node_ids) - sample.csr.num_nodes)
+        square = CSR(torch.cat([sample.csr.offsets, rim]), sample.csr.neighbours)
+        return NodeBatch(sample.node_ids, adjacency(config.model, square), targets, labels)
+    sizes = list(itertools.accumulate(sample.hop_sizes))
+    degrees = degrees_of(graph.csr, sample.node_ids) if config.model == "gcn" else None
+    adjs = tuple(
+        _layer(config.model, sample.csr, degrees, rows, sources)
+        for rows, sources in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
+    )
+    return NodeBatch(sample.node_ids, adjs, targets, labels)
+
+
+def _layer(model: ModelName, csr: CSR, degrees: Tensor | None, rows: int, sources: int) -> Adjacency:
+    """The first rows, which hear none but the first so many sources."""
+    first = CSR(csr.offsets[: rows + 1], csr.neighbours[: int(csr.offsets[rows])])
+    return adjacency(model, first, None if degrees is None else degrees[:sources], sources)
+
+
+def degrees_of(csr: CSR, nodes: Tensor) -> Tensor:
+    """Degrees of some nodes of a mapped graph, of whose others nothing is read."""
+    return csr.offsets[nodes + 1] - csr.offsets[nodes]
+
+
+def with_shards(config: TrainConfig, ranks: Ranks, earlier: dict[str, object] | None) -> TrainConfig:
+    """The configuration with a number of shards: what it says, else that of the run that it goes on with.
+
+    Raises:
+        ValueError: If the processes cannot share them.
+    """
+    before = None if earlier is None else earlier.get("shards")
+    shards = config.shards or (before if isinstance(before, int) else ranks.size)
+    if shards % ranks.size:
+        raise ValueError(
+            f"{ranks.size} processes cannot share shards={shards} evenly; take a multiple of {ranks.size}, or another "
+            "number of processes"
+        )
+    return replace(config, shards=shards)
