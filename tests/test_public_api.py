@@ -133,9 +133,16 @@ PUBLIC = {
         "plot_embedding",
         "plot_pareto",
     ],
+    "ttgraph.prepare": ["EdgeSource", "open_source", "prepare"],
     "ttgraph.rec": ["CompareRecConfig", "RecConfig", "RecResult", "compare_rec", "train_rec"],
-    "ttgraph.sampling": ["CSRNeighborSampler", "NeighborSample", "PartitionBatch", "partition_batch",
-        "partition_batches", "seed_batches"],
+    "ttgraph.sampling": [
+        "CSRNeighborSampler",
+        "NeighborSample",
+        "PartitionBatch",
+        "partition_batch",
+        "partition_batches",
+        "seed_batches",
+    ],
     "ttgraph.study": ["Cell", "HomophilyConfig", "homophily_study"],
     "ttgraph.train": [
         "CheckpointError",

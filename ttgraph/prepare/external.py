@@ -145,27 +145,29 @@ def scatter(
     Yields:
         Number of edges of every piece.
     """
-    number, done = progress.get("pieces", 0), 0
+    number, edges = progress.get("pieces", 0), progress.get("edges", 0)
     files = [buckets.path(folder, bucket) for bucket in range(len(buckets.starts))]
     for file, length in zip(files, progress.get("lengths", [0] * len(files)), strict=True):
         cut_file(file, length)
-    step = max(1, buckets.memory // 4 // _SCATTER_BYTES)
+
+    def saved() -> int:
+        save({"pieces": number, "edges": edges, "lengths": [_sync(file) for file in files]})
+        return edges
+
+    step, last = max(1, buckets.memory // 4 // _SCATTER_BYTES), edges
     for source, target in pieces(number):
         for begin in range(0, len(source), step):
             ends = source[begin : begin + step], target[begin : begin + step]
             for one, other in (ends, ends[::-1]) if both else (ends,):
                 _append_keys(one, other, buckets, files)
-        number, done = number + 1, done + len(source)
-        if done >= _SAVED_EDGES:
-            save({"pieces": number, "lengths": [_sync(file) for file in files]})
-            done = 0
+        number, edges = number + 1, edges + len(source)
+        if edges - last >= _SAVED_EDGES:
+            last = saved()
         yield len(source)
-    save({"pieces": number, "lengths": [_sync(file) for file in files]})
+    saved()
 
 
-def sort_buckets(
-    buckets: Buckets, folder: Path, out: Path, *, progress: dict[str, Any], save: Save
-) -> Iterator[int]:
+def sort_buckets(buckets: Buckets, folder: Path, out: Path, *, progress: dict[str, Any], save: Save) -> Iterator[int]:
     """Sort the buckets one by one, and append their rows, without duplicates and self loops, to a graph's arrays.
 
     Args:
@@ -178,7 +180,7 @@ def sort_buckets(
     Yields:
         Number of keys of every bucket.
     """
-    begin, num_edges = progress.get("buckets", 0), progress.get("edges", 0)
+    begin, num_keys, num_edges = (progress.get(key, 0) for key in ("buckets", "keys", "edges"))
     rows = (*buckets.starts, buckets.num_nodes)[begin] + 1 if begin else 0
     with (
         GrowingArray(out / "offsets.npy", np.int64, rows) as offsets,
@@ -190,10 +192,10 @@ def sort_buckets(
         for bucket, keys in enumerate(_sorted_files(paths), begin):
             degrees = _append_rows(keys, buckets, bucket, neighbours)
             offsets.append(num_edges + np.cumsum(degrees))
-            num_edges += int(degrees.sum())
+            num_keys, num_edges = num_keys + len(keys), num_edges + int(degrees.sum())
             offsets.sync()
             neighbours.sync()
-            save({"buckets": bucket + 1, "edges": num_edges})
+            save({"buckets": bucket + 1, "keys": num_keys, "edges": num_edges})
             buckets.path(folder, bucket).unlink()
             yield len(keys)
 

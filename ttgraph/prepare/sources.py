@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,19 +22,23 @@ from ttgraph.prepare.tables import SUFFIXES, count_rows, edge_chunks, is_table, 
 
 
 class EdgeSource(Protocol):
-    """A dataset whose edges are read a chunk at a time.
+    """A dataset whose edges are read a chunk at a time."""
 
-    Attributes:
-        name: Name of the dataset.
-        num_nodes: Number of nodes; none where only the edges tell.
-        num_edges: Number of edges that the chunks are expected to hold; none where it is not known.
-        identity: What tells the dataset from another one, as JSON holds it.
-    """
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
 
-    name: str
-    num_nodes: int | None
-    num_edges: int | None
-    identity: Mapping[str, Any]
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells the dataset from another one, in values of JSON."""
+
+    @property
+    def num_nodes(self) -> int | None:
+        """Number of nodes; none where only the edges tell."""
+
+    @property
+    def num_edges(self) -> int | None:
+        """About how many edges the chunks hold; none where that is not known."""
 
     def chunks(self, begin: int = 0) -> Iterator[np.ndarray]:
         """Source and target of the edges in chunks (2, n), from number ``begin`` on; the same chunks every time."""
@@ -74,7 +80,9 @@ def open_source(
         check_split_index(str(path), split, 1)
         return _ListSource(path, None if nodes is None else Path(nodes).expanduser(), num_nodes)
     if nodes is not None or num_nodes is not None:
-        raise DataError(f"{data}: brings its own nodes; nodes and num_nodes are for lists of edges ({', '.join(SUFFIXES)})")
+        raise DataError(
+            f"{data}: brings its own nodes; nodes and num_nodes are for lists of edges ({', '.join(SUFFIXES)})"
+        )
     if is_graph_folder(path):
         raise DataError(f"{path}: is prepared already; `ttgraph train {path}` trains on it")
     if path.is_dir() and str(data) not in recipes:
@@ -181,52 +189,74 @@ class _ListSource:
         return check_labels(str(self._nodes), num_nodes=num_nodes, y=y, split=split)
 
 
-class _StreamSource:
-    """A generated graph that is drawn chunk by chunk."""
+class _GeneratedSource(ABC):
+    """A generated graph: drawn when it is needed, and let go with its labels, which are read last."""
 
     def __init__(self, recipe: Recipe) -> None:
+        self._recipe, self.name = recipe, recipe.name
+        self.identity = {"name": self.name, "generator": recipe.generator, "parameters": dict(recipe.parameters)}
+
+    @abstractmethod
+    def _draw(self) -> Any:
+        """The graph."""
+
+    @cached_property
+    def _graph(self) -> Any:
+        return self._draw()
+
+    @property
+    def num_nodes(self) -> int:
+        return int(self._graph.num_nodes)
+
+    @property
+    def num_edges(self) -> int:
+        return int(self._graph.num_edges)
+
+
+class _StreamSource(_GeneratedSource):
+    """A graph that is drawn chunk by chunk."""
+
+    def _draw(self) -> Any:
+        recipe = self._recipe
         try:
-            self._graph = STREAMS[recipe.generator](**recipe.parameters)
+            graph = STREAMS[recipe.generator](**recipe.parameters)
         except (TypeError, ValueError) as error:
             raise DataError(f"{recipe.path}: {error}") from error
-        self.name, self.num_nodes, self.num_edges = recipe.name, self._graph.num_nodes, self._graph.num_edges
-        _check_recipe(recipe, self.num_nodes, self.num_edges)
-        self.identity = {"name": self.name, "generator": recipe.generator, "parameters": dict(recipe.parameters)}
+        _check_recipe(recipe, graph.num_nodes, graph.num_edges)
+        return graph
 
     def chunks(self, begin: int = 0) -> Iterator[np.ndarray]:
         return self._graph.chunks(begin)
 
     def labels(self, num_nodes: int) -> NodeLabels:
         graph = self._graph
-        return check_labels(
-            self.name,
-            num_nodes=num_nodes,
-            y=graph.y,
-            split=graph.split,
-            num_classes=graph.num_classes,
-            metric=graph.metric,
-        )
+        del self._graph
+        known = {key: getattr(graph, key) for key in ("y", "split", "num_classes", "metric")}
+        return check_labels(self.name, num_nodes=num_nodes, **known)
 
 
-class _DataSource:
-    """A generated graph that is drawn as a whole."""
+class _DataSource(_GeneratedSource):
+    """A graph that is drawn as a whole."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._data = load_dataset(recipe.path or recipe.name)
-        self.name, self.num_nodes, self.num_edges = recipe.name, int(self._data.num_nodes), self._data.num_edges
-        self.identity = {"name": self.name, "generator": recipe.generator, "parameters": dict(recipe.parameters)}
+    def _draw(self) -> Any:
+        return load_dataset(self._recipe.path or self.name)
 
     def chunks(self, begin: int = 0) -> Iterator[np.ndarray]:
-        edges = self._data.edge_index.numpy()
+        edges = self._graph.edge_index.numpy()
         return (edges[:, i : i + CHUNK] for i in range(begin * CHUNK, edges.shape[1], CHUNK))
 
     def labels(self, num_nodes: int) -> NodeLabels:
-        data = self._data
-        split = sum(data[f"{part}_mask"].numpy() * np.uint8(code) for part, code in SPLIT_CODES.items())
-        return NodeLabels(data.y.numpy(), np.asarray(split), data.num_classes, data.metric)
+        data = self._graph
+        del self._graph
+        split = np.zeros(num_nodes, dtype=np.uint8)
+        for part, code in SPLIT_CODES.items():
+            split[data[f"{part}_mask"].numpy()] = code
+        return NodeLabels(data.y.numpy(), split, data.num_classes, data.metric)
 
 
 def _check_recipe(recipe: Recipe, num_nodes: int, num_edges: int) -> None:
     if not recipe.undirected:
-        raise DataError(f"{recipe.path or recipe.name}: a prepared graph has every edge in both directions; drop undirected = false")
+        raise DataError(
+            f"{recipe.path or recipe.name}: a prepared graph has every edge in both directions; drop undirected = false"
+        )
     recipe.check_counts(num_nodes, num_edges)

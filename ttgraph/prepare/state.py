@@ -56,7 +56,9 @@ class State:
             settings, self.finished, self.progress = (read[key] for key in ("settings", "finished", "progress"))
             keys = {**settings, **self.settings}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path} is damaged ({error}); remove its folder, and prepare the graph anew") from error
+            raise DataError(
+                f"{self.path} is damaged ({error}); remove its folder, and prepare the graph anew"
+            ) from error
         other = [key for key in keys if settings.get(key) != self.settings.get(key)]
         if other:
             told = ", ".join(f"{key}={settings.get(key)} there and {self.settings.get(key)} here" for key in other)

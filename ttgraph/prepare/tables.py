@@ -149,7 +149,7 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[pd.DataFrame
 
 def _arrow(path: Path) -> tuple[Any, type[Exception]]:
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found, unused-ignore]
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise DataError(f"{path}: parquet needs the package pyarrow; install it, or write the file as CSV") from error
     return parquet, ArrowException
@@ -157,9 +157,11 @@ def _arrow(path: Path) -> tuple[Any, type[Exception]]:
 
 def _first_line(path: Path) -> list[str]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(
-            path, encoding="utf-8-sig"
-        ) as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else open(path, encoding="utf-8-sig") as file
+        ):
             return [field.strip().strip('"') for field in file.readline().split(",")]
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or make it again") from error
