@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except KeyboardInterrupt:
         print(
-            "ttgraph: stopped; what was saved is whole: --resume goes on from it, and prepare does by itself",
+            "ttgraph: stopped; what was saved is whole: --resume goes on from it, prepare without a flag",
             file=sys.stderr,
         )
         return 130

@@ -108,13 +108,13 @@ class _Preparation:
 
     def run(self) -> GraphFolder:
         stages = (self.read, self.label, self.scatter, self.sort, self.order, self.renumber, self.arrange, self.finish)
+        for part in _FILES:
+            for left in self.folder.glob(f".{part}.*"):  # by a kill, while it was to replace another
+                left.unlink()
         if "finish" in self.state.finished:
             logger.info("%s is finished already", self.folder)
         else:
             make_folder(self.csr)
-            for part in _FILES:
-                for left in self.folder.glob(f".{part}.*"):  # by a kill, while it was to replace another
-                    left.unlink()
             if self.source.num_nodes is not None and "read" not in self.state.finished:
                 self._check_size(self.source.num_nodes, self.source.num_edges or 0)
             for stage in stages:
