@@ -65,9 +65,8 @@ def main() -> None:
     seconds, start = (_seconds([*base, str(whole)]) for _ in range(2))  # the second run finds everything done
     count = run_killed([*base, str(killed)], arguments.kills, start / 2, seconds, arguments.seed)
     found = differing(whole, killed)
-    print(
-        f"{seconds:.1f} s undisturbed, {start:.1f} of them to start; {count} of {arguments.kills} runs killed; differing files: {found or 'none'}"
-    )
+    print(f"{seconds:.1f} s undisturbed, {start:.1f} of them to start; {count} of {arguments.kills} runs killed")
+    print(f"files that differ: {', '.join(found) or 'none'}")
     sys.exit(bool(found))
 
 
