@@ -77,10 +77,10 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
         config = with_shards(config, ranks, earlier)
         if earlier is not None:
             check_settings(earlier, config)
+        batches = ShardedBatches(graph, config, ranks, device)
         model, init_seconds = _build(config, graph, ranks)
         model = model.to(device)
         optimizer = make_optimizer(config, model)
-        batches = ShardedBatches(graph, config, ranks, device)
         evaluation = make_evaluation(graph, config, ranks, device, model)
         schedule = Schedule(
             config.epochs,

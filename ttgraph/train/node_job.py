@@ -25,6 +25,7 @@ from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import CHECKPOINT, Schedule, fit
 from ttgraph.train.machine import peak_memory_mb, usable_device
 from ttgraph.train.metric import check_metric, score, score_by_degree
+from ttgraph.train.ranks import num_processes
 from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
 from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
@@ -65,6 +66,11 @@ def train(
     begin = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if num_processes() > 1:
+        raise ValueError(
+            "several processes train on a prepared graph, of which they share one copy; run "
+            f"`ttgraph prepare {config.data} --out DIR` and train on DIR"
+        )
     device = usable_device(config.device)
     data = load_dataset(config.data, split=config.split) if data is None else data
     check_metric(data)
