@@ -171,6 +171,7 @@ def _backward(model: NodeClassifier, ranks: Ranks, num_shards: int, device: torc
     if ranks.size > 1:
         ids = None if device.type == "cpu" else [device]
         shared = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    pause = shared.no_sync if isinstance(shared, DistributedDataParallel) else contextlib.nullcontext
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
     def backward(shards: list[Shard]) -> Tensor:
@@ -183,8 +184,7 @@ def _backward(model: NodeClassifier, ranks: Ranks, num_shards: int, device: torc
                 buffer.copy_(value)
             torch.manual_seed(shard.seed)
             batch = shard.batch.to(device)
-            alone = isinstance(shared, NodeClassifier) or last
-            with contextlib.nullcontext() if alone else shared.no_sync():
+            with contextlib.nullcontext() if last else pause():
                 scores = shared(batch.adj, batch.node_ids, batch.x)[batch.targets]
                 loss = F.cross_entropy(scores, batch.labels, reduction="sum") * shard.weight
                 (loss * ranks.size).backward()  # of which the processes take the mean
