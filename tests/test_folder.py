@@ -124,7 +124,13 @@ def test_scores_in_blocks_are_those_of_the_whole_graph(folder, model, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, dict(batching="partition", num_batches=5, epochs=20), dict(model="gat", epochs=12)]
+    "settings",
+    [
+        {},
+        dict(precision="bfloat16"),
+        dict(batching="partition", num_batches=5, epochs=20),
+        dict(model="gat", epochs=12),
+    ],
 )
 def test_it_learns_and_predicts_in_the_users_ids(folder, settings):
     result = train_folder(config_of(folder, **SMALL | dict(epochs=6, lr=0.02) | settings), folder)
