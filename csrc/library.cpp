@@ -101,6 +101,7 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
   library.def(
       "sample_neighbors(Tensor offsets, Tensor neighbours, Tensor seeds, SymInt[] fanouts, SymInt seed) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def(
       "cluster_nodes(Tensor offsets, Tensor neighbours, Tensor? weights, Tensor? node_weights, Tensor? "
       "labels, "
       "SymInt max_weight, SymInt rounds, SymInt seed) -> Tensor");

@@ -134,8 +134,14 @@ PUBLIC = {
         "plot_pareto",
     ],
     "ttgraph.rec": ["CompareRecConfig", "RecConfig", "RecResult", "compare_rec", "train_rec"],
-    "ttgraph.sampling": ["CSRNeighborSampler", "NeighborSample", "PartitionBatch", "partition_batch",
-        "partition_batches", "seed_batches"],
+    "ttgraph.sampling": [
+        "CSRNeighborSampler",
+        "NeighborSample",
+        "PartitionBatch",
+        "partition_batch",
+        "partition_batches",
+        "seed_batches",
+    ],
     "ttgraph.study": ["Cell", "HomophilyConfig", "homophily_study"],
     "ttgraph.train": [
         "CheckpointError",
