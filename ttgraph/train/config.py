@@ -14,7 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from ttgraph.models import ModelName
 
-OrderName = Literal["metis", "homophily", "auto", "rcm", "random", "natural"]
+OrderName = Literal["metis", "multilevel", "homophily", "auto", "rcm", "random", "natural"]
 InitName = Literal["spectral", "hierarchical", "orthogonal", "gaussian", "node2vec"]
 EmbeddingName = Literal["tt", "full", "hash", "poshash", "none"]
 Batching = Literal["full", "neighbor", "partition"]
