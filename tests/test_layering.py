@@ -28,11 +28,15 @@ ALLOWED = {
     "models": {"nn", "ops", "graph", "shape"},
     "plot": {"files"},
     "train": {"shape", "graph", "order", "init", "ops", "nn", "data", "sampling", "models", "files", "plot"},
+    "prepare": {"shape", "graph", "order", "data", "files"},
     "compare": {"train", "plot", "shape", "graph", "order", "data", "files"},
     "rec": {"compare", "train", "models", "nn", "data", "plot", "files"},
     "cnn": {"train", "models", "nn", "data"},
     "study": {"compare", "train", "plot", "shape", "nn", "models", "graph", "order", "init", "data", "files"},
-    "cli": {"study", "cnn", "rec", "compare", "train", "plot", "shape", "graph", "order", "data", "init", "files"},
+    "cli": {
+        *("study", "cnn", "rec", "compare", "prepare", "train", "plot", "shape", "graph", "order", "data", "init"),
+        "files",
+    },
     "__main__": {"cli"},
     "__init__": {"shape", "ops", "nn", "order", "init", "graph", "data"},
 }

@@ -133,6 +133,7 @@ PUBLIC = {
         "plot_embedding",
         "plot_pareto",
     ],
+    "ttgraph.prepare": ["EdgeSource", "open_source", "prepare"],
     "ttgraph.rec": ["CompareRecConfig", "RecConfig", "RecResult", "compare_rec", "train_rec"],
     "ttgraph.sampling": [
         "CSRNeighborSampler",

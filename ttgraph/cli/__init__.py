@@ -1,4 +1,4 @@
-"""The commands: ``ttgraph train | compare | info | order``, and ``ttgraph rec train | compare | generate``."""
+"""The commands: ``ttgraph train | compare | info | order | prepare``, and others, such as ``ttgraph rec train``."""
 
 from ttgraph.cli.graph import COMMANDS
 from ttgraph.cli.main import main

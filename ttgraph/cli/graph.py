@@ -1,4 +1,4 @@
-"""The commands on graphs: ``ttgraph train | compare | info | order``."""
+"""The commands on graphs: ``ttgraph train | compare | info | order | prepare``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttgraph.cli.info import InfoConfig, run_info
 from ttgraph.cli.output import check_new_file, digit_table, print_rows, print_summary, with_folder
+from ttgraph.cli.prepare import PrepareConfig, run_prepare
 from ttgraph.compare import CompareConfig
 from ttgraph.train import TrainConfig
 from ttgraph.train.config import DataName, OptionalInts, OrderName
@@ -96,4 +97,5 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "compare": (CompareConfig, run_compare),
     "info": (InfoConfig, run_info),
     "order": (OrderConfig, run_order),
+    "prepare": (PrepareConfig, run_prepare),
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ttgraph.cli.output import digit_table, measure_rows, measured
+from ttgraph.cli.prepare import show_folder
 from ttgraph.files import make_folder, replacing
 from ttgraph.shape import TTShape
 from ttgraph.train import TrainConfig
@@ -29,7 +30,7 @@ class InfoConfig:
     """Which dataset to describe: the flags of ``ttgraph info``."""
 
     data: DataName = "homophily-100k"
-    """Recipe name, recipe file, .npz file or root of a dataset in OGB's layout."""
+    """Recipe name, recipe file, .npz file, root of a dataset in OGB's layout, or folder that ttgraph prepare made."""
     split: int = 0
     """Which of the dataset's splits."""
     dim: int = 128
@@ -44,13 +45,25 @@ class InfoConfig:
     """Seed of the order and of the eigenvectors."""
     out: Path | None = None
     """Folder for the measures and their pictures; none by default."""
+    check: bool = False
+    """Of a graph that ttgraph prepare made, read every file and compare its checksum."""
 
 
 def run_info(config: InfoConfig) -> None:
     """Describe a dataset."""
-    from ttgraph.data import load_dataset
+    from ttgraph.data import GraphFolder, load_dataset
+    from ttgraph.data.ondisk import is_graph_folder
     from ttgraph.graph import measure_homophily
 
+    if is_graph_folder(config.data):
+        graph = GraphFolder.open(config.data)
+        show_folder(graph)
+        if config.check:
+            graph.verify()
+            print("every file has its checksum")
+        return
+    if config.check:
+        raise ValueError(f"only a prepared graph has checksums, {config.data} is none; leave out --check")
     data = load_dataset(config.data, split=config.split)
     shapes = [
         TTShape.plan(data.num_nodes, config.dim, rank=rank, depth=config.depth, row_factors=config.row_factors)

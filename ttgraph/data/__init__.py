@@ -7,7 +7,7 @@ from ttgraph.data.from_pyg import from_pyg
 from ttgraph.data.images import ImageData, load_images
 from ttgraph.data.load import cache_folder, find_recipe, load_dataset
 from ttgraph.data.npz import load_npz, write_npz, write_pyg
-from ttgraph.data.ogb import write_ogb
+from ttgraph.data.ogb_writer import write_ogb
 from ttgraph.data.ondisk import GraphFolder
 from ttgraph.data.planted_clicks import KAGGLE_TABLE_SIZES, planted_clicks, write_criteo_tsv
 from ttgraph.data.recipe import Recipe, list_recipes, read_recipe

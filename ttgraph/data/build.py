@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,23 @@ PLANTED = ("block", "arrival")
 
 class DataError(ValueError):
     """A dataset that cannot be used; the message says what is wrong, where, and the cure."""
+
+
+@dataclass(frozen=True, eq=False)
+class NodeLabels:
+    """Classes and split of the nodes, checked.
+
+    Args:
+        y: Class of each node, -1 where it is unknown.  # (num_nodes,) integer
+        split: 0 unused, 1 train, 2 validation, 3 test.  # (num_nodes,) integer
+        num_classes: Number of classes.
+        metric: "accuracy" or "roc_auc".
+    """
+
+    y: np.ndarray  # (num_nodes,) integer
+    split: np.ndarray  # (num_nodes,) integer
+    num_classes: int
+    metric: str
 
 
 def build_data(
@@ -56,25 +74,43 @@ def build_data(
     """
     from torch_geometric.data import Data
 
-    _check_edges(origin, edge_index, num_nodes)
-    classes = _check_labels(origin, y, num_nodes, num_classes)
+    check_edges(origin, edge_index, num_nodes)
+    labels = check_labels(origin, num_nodes=num_nodes, y=y, split=split, num_classes=num_classes, metric=metric)
+    if x is not None and (x.ndim != 2 or len(x) != num_nodes):
+        raise DataError(f"{origin}: features must have shape ({num_nodes}, num_features), got {x.shape}")
+
+    edges = undirected_edges(edge_index, num_nodes) if undirected else np.array(edge_index, dtype=np.int64)
+    data = Data(edge_index=torch.from_numpy(edges), y=torch.from_numpy(y.astype(np.int64)))
+    data.num_nodes, data.num_classes, data.metric, data.name = num_nodes, labels.num_classes, labels.metric, name
+    for part, code in SPLIT_CODES.items():
+        data[f"{part}_mask"] = torch.from_numpy(split == code)
+    if x is not None:
+        data.x = torch.from_numpy(x.astype(np.float32))
+    return data
+
+
+def check_labels(
+    origin: str,
+    *,
+    num_nodes: int,
+    y: np.ndarray,  # (num_nodes,) integer, -1 = unlabelled
+    split: np.ndarray,  # (num_nodes,) integer: 0 unused, 1 train, 2 validation, 3 test
+    num_classes: int | None = None,
+    metric: str | None = None,
+) -> NodeLabels:
+    """Checks what a node classification problem says of its nodes; the arguments are those of `build_data`.
+
+    Raises:
+        DataError: If the arrays do not fit together.
+    """
+    classes = _check_classes(origin, y, num_nodes, num_classes)
     _check_split(origin, split, y, num_nodes)
     metric = metric or ("roc_auc" if classes == 2 else "accuracy")
     if metric not in METRICS:
         raise DataError(f"{origin}: metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if metric == "roc_auc" and classes != 2:
         raise DataError(f"{origin}: metric roc_auc needs 2 classes, the labels have {classes}; use accuracy")
-    if x is not None and (x.ndim != 2 or len(x) != num_nodes):
-        raise DataError(f"{origin}: features must have shape ({num_nodes}, num_features), got {x.shape}")
-
-    edges = undirected_edges(edge_index, num_nodes) if undirected else np.array(edge_index, dtype=np.int64)
-    data = Data(edge_index=torch.from_numpy(edges), y=torch.from_numpy(y.astype(np.int64)))
-    data.num_nodes, data.num_classes, data.metric, data.name = num_nodes, classes, metric, name
-    for part, code in SPLIT_CODES.items():
-        data[f"{part}_mask"] = torch.from_numpy(split == code)
-    if x is not None:
-        data.x = torch.from_numpy(x.astype(np.float32))
-    return data
+    return NodeLabels(y, split, classes, metric)
 
 
 def undirected_edges(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
@@ -108,7 +144,12 @@ def undirected_edges(edge_index: np.ndarray, num_nodes: int) -> np.ndarray:
     return edges
 
 
-def _check_edges(origin: str, edge_index: np.ndarray, num_nodes: int) -> None:
+def check_edges(origin: str, edge_index: np.ndarray, num_nodes: int) -> None:
+    """Refuses edges that are none, or that lead to nodes that do not exist.
+
+    Raises:
+        DataError: If there is such an edge.
+    """
     if num_nodes < 1:
         raise DataError(f"{origin}: the graph has num_nodes={num_nodes}; it needs at least one node")
     if edge_index.ndim != 2 or len(edge_index) != 2 or not _is_integer(edge_index):
@@ -125,7 +166,7 @@ def _check_edges(origin: str, edge_index: np.ndarray, num_nodes: int) -> None:
             )
 
 
-def _check_labels(origin: str, y: np.ndarray, num_nodes: int, num_classes: int | None) -> int:
+def _check_classes(origin: str, y: np.ndarray, num_nodes: int, num_classes: int | None) -> int:
     if y.shape != (num_nodes,) or not _is_integer(y):
         raise DataError(f"{origin}: y must be integer of shape ({num_nodes},), got {y.dtype} of shape {y.shape}")
     low, high = int(y.min()), int(y.max())

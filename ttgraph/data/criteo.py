@@ -236,7 +236,7 @@ def _parse(text: bytes, delimiter: bytes) -> list[np.ndarray]:
 
 def _read_parquet(path: Path) -> Iterator[_Chunk]:
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found]
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise DataError(f"{path}: parquet needs the package pyarrow; install it, or write the file as text") from error
     first = 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ttgraph.data.build import DataError, check_split_index
 from ttgraph.data.npz import load_npz
+from ttgraph.data.ondisk import is_graph_folder
 from ttgraph.data.recipe import Recipe, list_recipes, read_recipe
 from ttgraph.data.synthetic import GENERATORS
 
@@ -50,27 +51,48 @@ def load_dataset(
         >>> data.num_nodes, data.metric
         (100000, 'accuracy')
     """
-    path, recipe = Path(source).expanduser(), find_recipe(source)
+    path = Path(source).expanduser()
+    if is_graph_folder(path):
+        raise DataError(f"{path}: is a prepared graph, which is never loaded; `ttgraph train` and `info` map it")
+    recipe = find_recipe(source)
     if path.is_dir() and str(source) not in list_recipes():
         from ttgraph.data.ogb import find_ogb, load_ogb
 
         folder = find_ogb(path)
-        name = _ogb_name(folder)
-        recipe = recipe or Recipe(name=name, source="ogb", dataset=name)
-        # A folder is taken as it is: its own lists of counts are checked, what the recipe expects is not.
-        return load_ogb(folder, replace(recipe, num_nodes=0, num_edges=0), split=split, features=features)
+        return load_ogb(folder, folder_recipe(folder), split=split, features=features)
     if recipe is not None:
         return _from_recipe(recipe, root, split, features)
     if path.suffix == ".npz":
         return load_npz(path, split=split, features=features)
+    raise no_dataset(source)
+
+
+def no_dataset(source: str | Path) -> DataError:
+    """What to say where nothing is known to be a dataset."""
+    path, recipes = Path(source).expanduser(), list_recipes()
     if path.is_file():
-        raise DataError(f"{path}: neither a .npz nor a .toml recipe nor a folder in OGB's layout")
-    recipes = list_recipes()
+        return DataError(
+            f"{path}: neither a .npz nor a .toml recipe nor a folder in OGB's layout; `ttgraph prepare` reads lists of "
+            "edges, too"
+        )
     near = difflib.get_close_matches(str(source), recipes, n=1)
-    raise DataError(
+    return DataError(
         f"{source}: no such file or folder in {Path.cwd()}, and no recipe of that name (there are "
         f"{', '.join(recipes) or 'none'})" + (f"; did you mean {near[0]}?" if near else "")
     )
+
+
+def folder_recipe(folder: Path) -> Recipe:
+    """The recipe of a folder in OGB's layout: that of its name, or one made of it.
+
+    A folder is taken as it is: its own lists of counts are checked, what the recipe expects is not.
+
+    Args:
+        folder: The folder that holds ``raw/``.
+    """
+    name = _ogb_name(folder)
+    recipe = find_recipe(folder) or Recipe(name=name, source="ogb", dataset=name)
+    return replace(recipe, num_nodes=0, num_edges=0)
 
 
 def find_recipe(source: str | Path) -> Recipe | None:

@@ -7,12 +7,20 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ttgraph.data.build import PLANTED, SPLIT_CODES, DataError, build_data, check_split_index
+from ttgraph.data.build import (
+    PLANTED,
+    SPLIT_CODES,
+    DataError,
+    NodeLabels,
+    build_data,
+    check_labels,
+    check_split_index,
+)
 from ttgraph.data.recipe import Recipe
 from ttgraph.files import replacing
 
@@ -24,7 +32,7 @@ _OPTIONAL = ("x", "meta", *PLANTED)
 # Entries of an array that are converted and written at once.
 _CHUNK = 1 << 22
 # What numpy and zipfile raise on a damaged archive.
-_BROKEN = (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+BROKEN = (OSError, ValueError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def load_npz(path: str | Path, *, split: int = 0, features: bool = False, recipe: Recipe | None = None) -> Data:
@@ -47,45 +55,39 @@ def load_npz(path: str | Path, *, split: int = 0, features: bool = False, recipe
     Raises:
         DataError: If the file is missing, broken or does not fit together.
     """
-    path = Path(path)
-    origin = str(path)
-    arrays = _read_arrays(path, (*_REQUIRED, *_OPTIONAL[0 if features else 1 :]))
-    try:
-        meta = json.loads(arrays["meta"].item()) if "meta" in arrays else {}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{origin}: its meta is not a JSON text ({error})") from error
-    if not isinstance(meta, dict):
-        raise DataError(f"{origin}: its meta is not a JSON object, got {meta!r}")
-    if type(meta.get("classes", 0)) is not int:
-        raise DataError(f"{origin}: classes in its meta must be an integer, got {meta['classes']!r}")
-    num_nodes, splits = arrays["num_nodes"], arrays["split"]
-    if num_nodes.size != 1 or not np.issubdtype(num_nodes.dtype, np.integer):
-        raise DataError(f"{origin}: num_nodes must be one integer, got {num_nodes.dtype} of shape {num_nodes.shape}")
-    if splits.ndim != 2:
-        raise DataError(f"{origin}: split must have shape (num_splits, num_nodes), got {splits.shape}")
-    check_split_index(origin, split, len(splits))
-    recipe = recipe or Recipe(name=str(meta.get("name", path.stem)), source="npz")
+    arrays = _read_arrays(Path(path), (*_REQUIRED, *_OPTIONAL[0 if features else 1 :]))
+    problem = _problem(Path(path), arrays, split, recipe)
     data = build_data(
-        origin if len(splits) == 1 else f"{origin}, split {split}",
-        name=recipe.name,
+        **problem,
         edge_index=arrays["edge_index"],
-        num_nodes=int(num_nodes.item()),
-        y=arrays["y"],
-        split=splits[split],
-        num_classes=recipe.num_classes or meta.get("classes"),
-        metric=recipe.metric or meta.get("metric"),
-        undirected=recipe.undirected,
+        undirected=recipe is None or recipe.undirected,
         x=arrays.get("x"),
     )
-    recipe.check_counts(int(num_nodes.item()), arrays["edge_index"].shape[1])
+    if recipe is not None:
+        recipe.check_counts(data.num_nodes, arrays["edge_index"].shape[1])
     for key in arrays.keys() & PLANTED:
         if not np.issubdtype(arrays[key].dtype, np.integer) or arrays[key].shape[:1] != (data.num_nodes,):
             raise DataError(
-                f"{origin}: {key} must be integer with num_nodes={data.num_nodes} rows, got {arrays[key].dtype} of "
+                f"{path}: {key} must be integer with num_nodes={data.num_nodes} rows, got {arrays[key].dtype} of "
                 f"shape {arrays[key].shape}"
             )
         data[key] = torch.from_numpy(arrays[key].astype(np.int64, copy=False))
     return data
+
+
+def read_npz_labels(path: str | Path, *, split: int = 0, recipe: Recipe | None = None) -> tuple[str, int, NodeLabels]:
+    """Reads everything but the edges and features of a graph in the neutral format; the arguments are `load_npz`'s.
+
+    Returns:
+        The name of the graph, its number of nodes, and their labels.
+
+    Raises:
+        DataError: If the file is missing, broken or does not fit together.
+    """
+    arrays = _read_arrays(Path(path), ("num_nodes", "y", "split", "meta"))
+    problem = _problem(Path(path), arrays, split, recipe)
+    name, origin = problem.pop("name"), problem.pop("origin")
+    return name, problem["num_nodes"], check_labels(origin, **problem)
 
 
 def write_npz(data: Data, path: str | Path, *, undirected: bool = True) -> None:
@@ -141,6 +143,35 @@ def write_pyg(data: Data, path: str | Path) -> None:
         torch.save(data, temporary)
 
 
+def _problem(path: Path, arrays: dict[str, np.ndarray], split: int, recipe: Recipe | None) -> dict[str, Any]:
+    """What a file says beside edges and features, as `build_data` takes it; a recipe takes precedence."""
+    origin = str(path)
+    try:
+        meta = json.loads(arrays["meta"].item()) if "meta" in arrays else {}
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{origin}: its meta is not a JSON text ({error})") from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{origin}: its meta is not a JSON object, got {meta!r}")
+    if type(meta.get("classes", 0)) is not int:
+        raise DataError(f"{origin}: classes in its meta must be an integer, got {meta['classes']!r}")
+    num_nodes, splits = arrays["num_nodes"], arrays["split"]
+    if num_nodes.size != 1 or not np.issubdtype(num_nodes.dtype, np.integer):
+        raise DataError(f"{origin}: num_nodes must be one integer, got {num_nodes.dtype} of shape {num_nodes.shape}")
+    if splits.ndim != 2:
+        raise DataError(f"{origin}: split must have shape (num_splits, num_nodes), got {splits.shape}")
+    check_split_index(origin, split, len(splits))
+    recipe = recipe or Recipe(name=str(meta.get("name", path.stem)), source="npz")
+    return {
+        "origin": origin if len(splits) == 1 else f"{origin}, split {split}",
+        "name": recipe.name,
+        "num_nodes": int(num_nodes.item()),
+        "y": arrays["y"],
+        "split": splits[split],
+        "num_classes": recipe.num_classes or meta.get("classes"),
+        "metric": recipe.metric or meta.get("metric"),
+    }
+
+
 def _write_edges(archive: zipfile.ZipFile, edge_index: np.ndarray, num_nodes: int, undirected: bool) -> None:
     def ends(row: int) -> Iterator[np.ndarray]:
         for begin in range(0, edge_index.shape[1], _CHUNK):
@@ -186,5 +217,5 @@ def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
             return {key: archive[key] for key in wanted if key in archive}
     except DataError:
         raise
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(f"{path}: not a readable .npz of plain arrays ({error}); copy or make it again") from error
