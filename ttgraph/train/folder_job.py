@@ -101,7 +101,7 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
             out,
             {"config": plain(config)},
             earlier is not None,
-            _backward(config, model, ranks, device),
+            sharded_backward(config, model, ranks, device),
             ranks,
         )
         # The one look at the test labels.
@@ -165,10 +165,21 @@ def _build(config: TrainConfig, graph: GraphFolder, ranks: Ranks) -> tuple[NodeC
     return make_model(config, embedding, 0, graph.num_classes), seconds
 
 
-def _backward(
+def sharded_backward(
     config: TrainConfig, model: NodeClassifier, ranks: Ranks, device: torch.device
-) -> Callable[[Any], Tensor]:
-    """What a step does with this process's shards: gradients and running statistics of all shards of all processes."""
+) -> Callable[[list[Shard]], Tensor]:
+    """What a step does with this process's shards.
+
+    Args:
+        config: Of the number of shards and the precision.
+        model: What is trained.
+        ranks: The processes that share a batch.
+        device: Where the model is.
+
+    Returns:
+        From shards to the loss of the whole batch; the model gets the gradients and the running statistics of all
+        shards of all processes.
+    """
     shared: NodeClassifier | DistributedDataParallel = model
     if ranks.size > 1:
         ids = None if device.type == "cpu" else [device]
