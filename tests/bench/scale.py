@@ -1,9 +1,9 @@
 """Training steps on a prepared graph: a tensor train against dense tables, ways to draw seeds, one process against two.
 
 python tests/bench/scale.py DIR [--what steps seeds processes] [--hidden 128] [--fanout 15,10,5] [--batch-size 1024]
-[--steps 20]. DIR is what ``ttgraph prepare`` made. Steps of the contenders are taken in turns on the same batches, whose
-sampling is timed apart; the dense table has Adam, or, with sparse gradients, SparseAdam, which updates no row but those
-of the batch. Processes are timed one after the other, each in a run of its own; waiting is as the run reports it.
+[--steps 20]. DIR is what ``ttgraph prepare`` made. Steps of the contenders are taken in turns on the same few batches,
+whose sampling is timed apart; the dense table has Adam, or, with sparse gradients, SparseAdam, which updates no row but
+those of the batch. Processes are timed one after the other, each in a run of its own; waiting is as the run reports it.
 """
 
 from __future__ import annotations
