@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -91,7 +92,24 @@ def test_a_folder_of_another_order_is_refused(small_steps, tmp_path):
     assert json.loads((tmp_path / "multilevel.json").read_text())["row_factors"] == [10, 200]
 
 
-def test_processes_give_the_same_order(small_steps):
+class Pickled:
+    """A pool whose processes are this one: what it is given goes to them and back as it would to others."""
+
+    def __init__(self, workers, mp_context):
+        assert workers == 2
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, items):
+        return [pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(item))) for item in items]
+
+
+def test_processes_give_the_same_order(small_steps, monkeypatch):
+    monkeypatch.setattr(multilevel, "ProcessPoolExecutor", Pickled)  # real ones take seconds to import torch
     data = planted_hierarchy(2000, seed=0)
     orders = [multilevel_order(data.edge_index, 2000, (20, 100), workers=workers) for workers in (1, 2)]
     assert orders[0] == orders[1]
