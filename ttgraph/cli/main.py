@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ttgraph: {stop}; run the same command with --resume to go on", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("ttgraph: stopped; the last checkpoint, if any, is whole: --resume goes on from it", file=sys.stderr)
+        print(
+            "ttgraph: stopped; what was saved is whole: --resume goes on from it, and prepare does by itself",
+            file=sys.stderr,
+        )
         return 130
     except (ValueError, OSError, MemoryError) as error:
         print(f"ttgraph: error: {error or type(error).__name__}", file=sys.stderr)

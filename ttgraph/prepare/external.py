@@ -258,9 +258,9 @@ def _sorted_files(paths: list[Path]) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(_SORTED_AHEAD) as pool:
         ahead: deque[Future[np.ndarray]] = deque()
         for path in paths:
-            ahead.append(pool.submit(read, path))
-            if len(ahead) > _SORTED_AHEAD:
+            if len(ahead) == _SORTED_AHEAD:
                 yield ahead.popleft().result()
+            ahead.append(pool.submit(read, path))
         while ahead:
             yield ahead.popleft().result()
 

@@ -46,8 +46,8 @@ def edge_chunks(path: Path, begin: int = 0, *, bare: bool = False) -> Iterator[n
     header = not bare and (parquet or _has_header(path))
     if header:
         _check_columns(path, EDGES)
-    options: dict[str, Any] = {"dtype": np.int64} if header else {"dtype": np.int64, "header": None, "names": EDGES}
-    frames = _read_parquet(path, EDGES) if parquet else _read_csv(path, EDGES, **options)
+    options: dict[str, Any] = {} if header else {"header": None, "names": EDGES}
+    frames = _read_parquet(path, EDGES) if parquet else _read_csv(path, dtype=dict.fromkeys(EDGES, np.int64), **options)
     for frame in itertools.islice(frames, begin, None):
         if any(frame[name].dtype.kind not in "iu" for name in EDGES):
             raise DataError(f"{path}: source and target must be whole numbers, got {', '.join(map(str, frame.dtypes))}")
@@ -105,7 +105,7 @@ def _whole(path: Path, column: pd.Series, missing: int | None = None) -> np.ndar
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = np.where(np.isnan(values), column.notna().to_numpy() | (missing is None), values % 1 != 0)
     if wrong.any():
-        raise DataError(f"{path}: {column.name} holds {column[wrong.argmax()]!r}, which is no whole number")
+        raise DataError(f"{path}: {column.name} holds {column[wrong.argmax()]}, which is no whole number")
     return np.where(np.isnan(values), missing or 0, values).astype(np.int64)
 
 
@@ -121,16 +121,18 @@ def _codes(path: Path, column: pd.Series) -> np.ndarray:
 
 
 def _frames(path: Path, columns: tuple[str, ...]) -> Iterator[pd.DataFrame]:
-    return (_read_parquet if path.suffix == ".parquet" else _read_csv)(path, columns)
+    return _read_parquet(path, columns) if path.suffix == ".parquet" else _read_csv(path)
 
 
-def _read_csv(path: Path, columns: tuple[str, ...], **options: Any) -> Iterator[pd.DataFrame]:
+def _read_csv(path: Path, **options: Any) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
     try:
-        reader = pd.read_csv(path, usecols=list(columns), chunksize=CHUNK, low_memory=False, **options)
-        with reader:
-            yield from (frame.reset_index(drop=True) for frame in reader)
+        with pd.read_csv(path, chunksize=CHUNK, low_memory=False, **options) as reader:
+            for frame in reader:
+                if not isinstance(frame.index, pd.RangeIndex):
+                    raise ValueError("a line has more fields than there are columns")
+                yield frame.reset_index(drop=True)
     except pd.errors.EmptyDataError:
         return
     except _BROKEN as error:
@@ -169,14 +171,14 @@ def _first_line(path: Path) -> list[str]:
 
 def _has_header(path: Path) -> bool:
     fields = _first_line(path)
-    if any(field.lstrip("-").isdigit() for field in fields) or fields == [""]:
-        if len(fields) not in (1, 2) or (len(fields) == 1 and fields != [""]):
-            raise DataError(
-                f"{path}: its first line has {len(fields)} fields; without a header that names source and target, an "
-                "edge is two fields with a comma between them"
-            )
-        return False
-    return True
+    if not any(field.lstrip("-").isdigit() for field in fields):
+        return fields != [""]
+    if len(fields) != 2:
+        raise DataError(
+            f"{path}: its first line has {len(fields)} fields; without a header that names source and target, an edge "
+            "is two ids with a comma between them"
+        )
+    return False
 
 
 def _check_columns(path: Path, needed: tuple[str, ...]) -> list[str]:
