@@ -112,8 +112,8 @@ def test_bad_arguments_are_named():
         cluster_nodes(torch.tensor([0, 3, 1, 4]), path[1], max_weight=2)
     with pytest.raises(ValueError, match=r"contract needs labels from 0 to 1, got labels\[2\]=2"):
         contract(*path, torch.tensor([0, 1, 2], dtype=torch.int32), 2)
+    heavy = torch.full((4,), 2**30, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"more than an int32 holds"):
-        heavy = torch.full((4,), 2**30, dtype=torch.int32)
         contract(*path, torch.tensor([0, 1, 0], dtype=torch.int32), 2, weights=heavy)
     assert contract(*path, labels, 1)[1].numel() == 0
 

@@ -218,6 +218,19 @@ def test_digit_homophily_counts_shared_digits(factors, num_edges, seed, chunk):
         assert digit_homophily(edge_index, factors) == pytest.approx(expected)
 
 
+def test_digit_homophily_of_a_csr(monkeypatch):
+    monkeypatch.setattr("ttgraph.graph.csr._CHUNK", 7)
+    monkeypatch.setattr(edge_counts, "_CHUNK", 5)
+    edges = torch.randint(24, (2, 40), generator=torch.Generator().manual_seed(0))
+    csr = CSR.undirected(edges, 24)
+    both = torch.stack([torch.arange(24).repeat_interleave(csr.degrees), csr.neighbours])
+    expected = digit_homophily(both, (2, 3, 4))
+    assert digit_homophily(csr, (2, 3, 4)) == expected
+    assert digit_homophily(CSR(csr.offsets, csr.neighbours.int()), (2, 3, 4)) == expected
+    with pytest.raises(ValueError, match="hold ids below 12, but the graph names node 23"):
+        digit_homophily(csr, (3, 4))
+
+
 def test_digit_homophily_edges_of_its_domain():
     assert digit_homophily(torch.zeros(2, 0, dtype=torch.long), (2, 3, 4)) == [0.0, 0.0]
     assert digit_homophily(torch.tensor([[2**40 - 1], [2**40 - 2]]), (2**20, 2**19, 2)) == [1.0, 1.0]

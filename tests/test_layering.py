@@ -19,7 +19,7 @@ ALLOWED = {
     "tensor_train": {"shape"},
     "split_shape": {"shape"},
     "graph": {"ops"},
-    "order": {"graph", "files"},
+    "order": {"graph", "ops", "files"},
     "init": {"shape", "split_shape", "tensor_train", "graph"},
     "ops": {"shape", "_library"},
     "nn": {"ops", "init", "shape", "split_shape", "tensor_train"},

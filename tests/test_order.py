@@ -23,13 +23,20 @@ from ttgraph.order import (
     digit_homophily,
     homophily_order,
     metis_order,
+    multilevel_order,
     natural_order,
     random_order,
     rcm_order,
 )
-from ttgraph.order.metis import _exact
+from ttgraph.order.metis import exact_parts
 
-ORDERS = {"metis": metis_order, "rcm": rcm_order, "random": random_order, "natural": natural_order}
+ORDERS = {
+    "metis": metis_order,
+    "multilevel": multilevel_order,
+    "rcm": rcm_order,
+    "random": random_order,
+    "natural": natural_order,
+}
 
 
 @st.composite
@@ -86,7 +93,7 @@ def test_repair_is_exact_and_stays_inside_the_parents(graph, capacity, factor, s
     num_parts = -(-num_nodes // capacity)
     siblings = np.minimum(factor, num_parts - parent * factor)
     part = parent * factor + np.random.default_rng(seed).integers(0, siblings)
-    exact = _exact(CSR.undirected(edge_index, num_nodes), part, capacity)
+    exact = exact_parts(CSR.undirected(edge_index, num_nodes), part, capacity)
     sizes = np.bincount(exact, minlength=num_parts)
     assert (sizes[:-1] == capacity).all()
     assert sizes[-1] == num_nodes - capacity * (num_parts - 1)
@@ -95,7 +102,7 @@ def test_repair_is_exact_and_stays_inside_the_parents(graph, capacity, factor, s
 
 def test_repair_moves_the_cheapest_node():
     edges = torch.tensor([[0, 0, 1, 3, 3, 2], [1, 2, 2, 2, 4, 4]])  # a triangle 0 1 2; 2 and 3 touch 4
-    assert _exact(CSR.undirected(edges, 5), np.array([0, 0, 0, 0, 1]), 3).tolist() == [0, 0, 0, 1, 1]
+    assert exact_parts(CSR.undirected(edges, 5), np.array([0, 0, 0, 0, 1]), 3).tolist() == [0, 0, 0, 1, 1]
 
 
 def test_metis_order_repairs_what_metis_returns(monkeypatch):
@@ -123,6 +130,21 @@ def test_seed_and_edge_direction():
     assert order != metis_order(edge_index, 360, (7, 8, 7), seed=1)
     both = torch.cat([edge_index, edge_index.flip(0), edge_index], dim=1)
     assert order == metis_order(both.int(), 360, (7, 8, 7))
+
+
+@pytest.mark.parametrize("method", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_graph_comes_as_edges_or_as_csr(method, dtype):
+    edge_index, _ = planted(num_parts=12, size=30)
+    order = ORDERS[method](edge_index, 360, (4, 3, 30), seed=1)
+    csr = CSR.undirected(edge_index, 360)
+    csr = CSR(csr.offsets, csr.neighbours.to(dtype))
+    assert order == ORDERS[method](csr, None, (4, 3, 30), seed=1)
+    with pytest.raises(ValueError, match="needs num_nodes"):
+        ORDERS[method](edge_index, None, (4, 3, 30))
+    if method in ("metis", "multilevel", "rcm"):
+        with pytest.raises(ValueError, match="got a CSR of 360 nodes and num_nodes=359"):
+            ORDERS[method](csr, 359, (4, 3, 30))
 
 
 @pytest.mark.parametrize(

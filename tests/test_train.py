@@ -38,7 +38,7 @@ def test_every_model_learns_with_every_batching(data, model, batching):
     assert len(result.progress.history) == result.summary["epochs"]
 
 
-@pytest.mark.parametrize("order", ["metis", "homophily", "auto", "rcm", "random", "natural"])
+@pytest.mark.parametrize("order", ["metis", "multilevel", "homophily", "auto", "rcm", "random", "natural"])
 def test_every_order_and_both_embeddings_run(data, order):
     for embedding in ("tt", "full"):
         summary = train(replace(SMALL, order=order, embedding=embedding, epochs=1), data).summary

@@ -17,6 +17,8 @@ from ttgraph.train.config import DataName, OptionalInts, OrderName
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
+    from ttgraph.data import GraphFolder
+
 
 @dataclass(frozen=True)
 class OrderConfig:
@@ -45,6 +47,18 @@ def run_train(config: TrainConfig, data: Data | None = None) -> None:
     config = with_folder(config, f"{config.model}-{config.embedding}")
     shown = ("test", "val", "metric", "embedding_params", "compression", "best_epoch", "seconds", "seconds_per_epoch")
     print_summary(train(config, data).summary, (*shown, "peak_memory_mb"), config.out)
+
+
+def run_train_folder(config: TrainConfig, prepared: GraphFolder | None = None) -> None:
+    """Train a model on a prepared graph."""
+    from ttgraph.train import train_folder
+    from ttgraph.train.ranks import speaks
+
+    config = with_folder(config, f"{config.model}-{config.embedding}")
+    summary = train_folder(config, prepared).summary
+    shown = ("test", "val", "metric", "evaluation", "embedding_params", "compression", "best_epoch", "seconds")
+    if speaks():
+        print_summary(summary, (*shown, "seconds_per_step", "waiting", "processes", "peak_memory_mb"), config.out)
 
 
 def run_compare(config: CompareConfig) -> None:

@@ -78,8 +78,13 @@ def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
         commands = [command for group in (graph, *_GROUPS.values()) for command in group.COMMANDS.values()]
         return config, next(run for kind, run in commands if type(config) is kind)
     # What is best depends on the graph, which only the flags name: so they are read again, on top of that.
-    from ttgraph.data import find_recipe, load_dataset
+    from ttgraph.data import GraphFolder, find_recipe, load_dataset
+    from ttgraph.data.ondisk import is_graph_folder
 
+    if is_graph_folder(config.data):
+        prepared = GraphFolder.open(config.data)
+        config = _parse_flags(words, settings, partial(TrainConfig.recommended_on_disk, prepared.header.row_factors))
+        return config, partial(graph.run_train_folder, prepared=prepared)
     data, recipe = load_dataset(config.data, split=config.split), find_recipe(config.data)
     settings = (underscored(recipe.train) if recipe is not None else {}) | settings
     config = _parse_flags(words, settings, partial(TrainConfig.recommended, data.num_nodes))

@@ -91,7 +91,7 @@ class GraphFolder:
         Raises:
             DataError: If it is not a finished one, or its files have other sizes than they should.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         header = _read_header(path)
         arrays = {name: _map(path, name, getattr(header, of) + more) for name, (of, more) in _ARRAYS.items()}
         csr = CSR(arrays.pop("offsets"), arrays.pop("neighbours"))

@@ -25,8 +25,8 @@ def symmetric_adjacency(csr: CSR) -> Adjacency:
         tensor([0.7071, 0.7071, 0.7071, 0.7071])
     """
     scale = csr.degrees.clamp(min=1).float().rsqrt()
-    weights = scale.repeat_interleave(csr.degrees) * scale[csr.neighbours]
-    return Adjacency(csr.offsets, csr.neighbours, weights, csr.num_nodes)
+    weights = scale.repeat_interleave(csr.degrees).mul_(scale[csr.neighbours])
+    return Adjacency(csr.offsets, csr.neighbours.long(), weights, csr.num_nodes)
 
 
 @torch.no_grad()

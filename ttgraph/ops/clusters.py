@@ -111,4 +111,4 @@ def _(
     offsets: Tensor, neighbours: Tensor, weights: Tensor | None, labels: Tensor, num_clusters: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     links = torch.library.get_ctx().new_dynamic_size()
-    return offsets.new_empty(num_clusters + 1), *(labels.new_empty(links) for _ in range(2))
+    return offsets.new_empty(num_clusters + 1), labels.new_empty(links), labels.new_empty(links)

@@ -72,7 +72,7 @@ def nested_parts(csr: CSR, factors: Sequence[int], seed: int) -> Ints:
         capacity = math.prod(factors[level + 1 :])
         if capacity >= num_nodes:  # this digit is zero for every node
             continue
-        part = _exact(csr, _cut_all(csr, capacity * factors[level], capacity, seed), capacity)
+        part = exact_parts(csr, _cut_all(csr, capacity * factors[level], capacity, seed), capacity)
         order = np.argsort(part, kind="stable")
         new_to_old = new_to_old[order]
         if level < len(factors) - 2:
@@ -132,7 +132,7 @@ def _cut_all(csr: CSR, parent: int, capacity: int, seed: int) -> Ints:
     return part
 
 
-def _exact(csr: CSR, part: Ints, capacity: int) -> Ints:
+def exact_parts(csr: CSR, part: Ints, capacity: int) -> Ints:
     """Move the nodes that cost the fewest edges until every part holds ``capacity`` nodes, the last the rest.
 
     All edges lie inside a parent, and so does every move along an edge. Rounds of moves are made at once,

@@ -21,10 +21,10 @@ from torch import Tensor
 from ttgraph.files import make_folder, replacing
 from ttgraph.graph.csr import CSR
 from ttgraph.ops import cluster_nodes, contract
-from ttgraph.order.metis import Ints, _exact, cut, cut_directly, inverse_of, nested_parts, shares_of, subgraph
+from ttgraph.order.metis import Ints, cut, cut_directly, exact_parts, inverse_of, nested_parts, shares_of, subgraph
 from ttgraph.order.node_order import NodeOrder, checked_row_factors
 
-_BLOCK = 1 << 16  # nodes that METIS orders at once, about: more take longer for each, and are hardly cut better
+_BLOCK = 1 << 15  # nodes that METIS orders at once, about: more take longer for each, and are hardly cut better
 _GROUP = 1 << 23  # nodes whose blocks are saved as one file
 _COARSE = 1 << 17  # METIS cuts a graph of no more clusters than that, or of so many a part as follows
 _CLUSTERS_PER_PART = 32
@@ -194,19 +194,15 @@ def _blocks(csr: CSR, capacity: int, seed: int) -> Ints:
             break
         finer.append((level, labels))
         level = _contracted(level, labels, num_clusters)
-    part = torch.from_numpy(
-        cut(
-            level.csr,
-            shares,
-            seed,
-            direct=cut_directly(len(shares), capacity),
-            weights=level.weights,
-            node_weights=level.node_weights,
-        )
-    ).int()
+    if level.csr.num_edges:
+        direct = cut_directly(len(shares), capacity)
+        coarsest = cut(level.csr, shares, seed, direct=direct, weights=level.weights, node_weights=level.node_weights)
+    else:
+        coarsest = np.zeros(level.csr.num_nodes, np.int64)  # nothing to cut; the repair deals the nodes out
+    part = torch.from_numpy(coarsest).int()
     for level, labels in reversed(finer):
         part = level.clusters(int(_SLACK * capacity), seed, labels=part[labels])
-    return _exact(csr, part.numpy().astype(np.int64), capacity)
+    return exact_parts(csr, part.numpy().astype(np.int64), capacity)
 
 
 def _coarser(level: _Level, max_weight: int, seed: int) -> tuple[Tensor, int]:

@@ -14,7 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from ttgraph.models import ModelName
 
-OrderName = Literal["metis", "homophily", "auto", "rcm", "random", "natural"]
+OrderName = Literal["metis", "multilevel", "homophily", "auto", "rcm", "random", "natural"]
 InitName = Literal["spectral", "hierarchical", "orthogonal", "gaussian", "node2vec"]
 EmbeddingName = Literal["tt", "full", "hash", "poshash", "none"]
 Batching = Literal["full", "neighbor", "partition"]
@@ -108,6 +108,8 @@ class NodeConfig:
     """Correct and Smooth after training, its settings chosen on validation."""
     warmup: float = 0.05
     """Share of the training in which the learning rates rise; they fall along a cosine after that."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products in a step; parameters, their gradients and what is kept of them stay float32."""
     device: str = "cpu"
     """Where to train, such as cpu or cuda:0."""
     threads: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,8 +111,8 @@ class SampledNodes:
         self, graph: GraphFolder, config: TrainConfig, ranks: Ranks, device: torch.device, model: NodeClassifier
     ) -> None:
         self._graph, self._config, self._ranks, self._device, self._model = graph, config, ranks, device, model
-        generator = torch.Generator().manual_seed(config.seed)
-        self._ids = {part: _some(graph.parts[part], config.eval_nodes, generator) for part in ("val", "test")}
+        rng = np.random.default_rng(config.seed)
+        self._ids = {part: _some(graph.parts[part], config.eval_nodes, rng) for part in ("val", "test")}
         self._classes: dict[str, Tensor] = {}
         self.counts = {part: len(ids) for part, ids in self._ids.items()}
 
@@ -139,5 +140,7 @@ class SampledNodes:
             yield self._ids[part], classes
 
 
-def _some(ids: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    return ids if len(ids) <= most else ids[torch.randperm(len(ids), generator=generator)[:most]].sort().values
+def _some(ids: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    if len(ids) <= most:
+        return ids
+    return ids[torch.from_numpy(np.sort(rng.choice(len(ids), most, replace=False, shuffle=False)))]

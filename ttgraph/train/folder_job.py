@@ -22,7 +22,7 @@ from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import Progress, Schedule, fit
 from ttgraph.train.evaluation import Evaluation, make_evaluation
-from ttgraph.train.machine import peak_memory_mb, usable_device
+from ttgraph.train.machine import peak_memory_mb, products_in, usable_device
 from ttgraph.train.node_job import make_model, make_optimizer
 from ttgraph.train.ranks import Ranks
 from ttgraph.train.results import check_settings, prepare_folder, write_run
@@ -77,10 +77,10 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
         config = with_shards(config, ranks, earlier)
         if earlier is not None:
             check_settings(earlier, config)
+        batches = ShardedBatches(graph, config, ranks, device)
         model, init_seconds = _build(config, graph, ranks)
         model = model.to(device)
         optimizer = make_optimizer(config, model)
-        batches = ShardedBatches(graph, config, ranks, device)
         evaluation = make_evaluation(graph, config, ranks, device, model)
         schedule = Schedule(
             config.epochs,
@@ -101,7 +101,7 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
             out,
             {"config": plain(config)},
             earlier is not None,
-            _backward(model, ranks, config.shards or 1, device),
+            sharded_backward(config, model, ranks, device),
             ranks,
         )
         # The one look at the test labels.
@@ -165,12 +165,26 @@ def _build(config: TrainConfig, graph: GraphFolder, ranks: Ranks) -> tuple[NodeC
     return make_model(config, embedding, 0, graph.num_classes), seconds
 
 
-def _backward(model: NodeClassifier, ranks: Ranks, num_shards: int, device: torch.device) -> Callable[[Any], Tensor]:
-    """What a step does with this process's shards: gradients and running statistics of all shards of all processes."""
+def sharded_backward(
+    config: TrainConfig, model: NodeClassifier, ranks: Ranks, device: torch.device
+) -> Callable[[list[Shard]], Tensor]:
+    """What a step does with this process's shards.
+
+    Args:
+        config: Of the number of shards and the precision.
+        model: What is trained.
+        ranks: The processes that share a batch.
+        device: Where the model is.
+
+    Returns:
+        From shards to the loss of the whole batch; the model gets the gradients and the running statistics of all
+        shards of all processes.
+    """
     shared: NodeClassifier | DistributedDataParallel = model
     if ranks.size > 1:
         ids = None if device.type == "cpu" else [device]
         shared = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    pause = shared.no_sync if isinstance(shared, DistributedDataParallel) else contextlib.nullcontext
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
     def backward(shards: list[Shard]) -> Tensor:
@@ -183,14 +197,14 @@ def _backward(model: NodeClassifier, ranks: Ranks, num_shards: int, device: torc
                 buffer.copy_(value)
             torch.manual_seed(shard.seed)
             batch = shard.batch.to(device)
-            alone = isinstance(shared, NodeClassifier) or last
-            with contextlib.nullcontext() if alone else shared.no_sync():
-                scores = shared(batch.adj, batch.node_ids, batch.x)[batch.targets]
-                loss = F.cross_entropy(scores, batch.labels, reduction="sum") * shard.weight
+            with contextlib.nullcontext() if last else pause():
+                with products_in(config.precision, device):
+                    scores = shared(batch.adj, batch.node_ids, batch.x)[batch.targets]
+                loss = F.cross_entropy(scores.float(), batch.labels, reduction="sum") * shard.weight
                 (loss * ranks.size).backward()  # of which the processes take the mean
             total += torch.cat([loss.detach().view(1), *(buffer.view(-1) for buffer in statistics)])
         ranks.sum(total)
-        mean = (total[1:] / num_shards).split([buffer.numel() for buffer in statistics])
+        mean = (total[1:] / (config.shards or 1)).split([buffer.numel() for buffer in statistics])
         for buffer, value in zip(statistics, mean, strict=True):
             buffer.copy_(value.view_as(buffer))
         return total[0]

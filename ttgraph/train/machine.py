@@ -25,6 +25,16 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def products_in(precision: str, device: torch.device) -> torch.autocast:
+    """Within it, products are computed in a precision.
+
+    Args:
+        precision: float32 or bfloat16.
+        device: Where they are.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def peak_memory_mb() -> float:
     """The most memory that this process has held, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -23,8 +23,9 @@ from ttgraph.train.batches import NodeBatch, make_batches
 from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import CHECKPOINT, Schedule, fit
-from ttgraph.train.machine import peak_memory_mb, usable_device
+from ttgraph.train.machine import peak_memory_mb, products_in, usable_device
 from ttgraph.train.metric import check_metric, score, score_by_degree
+from ttgraph.train.ranks import num_processes
 from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
 from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
@@ -65,6 +66,11 @@ def train(
     begin = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if num_processes() > 1:
+        raise ValueError(
+            "several processes train on a prepared graph, of which they share one copy; run "
+            f"`ttgraph prepare {config.data} --out DIR` and train on DIR"
+        )
     device = usable_device(config.device)
     data = load_dataset(config.data, split=config.split) if data is None else data
     check_metric(data)
@@ -96,7 +102,7 @@ def train(
         model,
         make_optimizer(config, model),
         make_batches(config, data, csr, adj, shape.row_factors, labels),
-        _loss_of(model),
+        _loss_of(model, config.precision, device),
         lambda: score(data.metric, model.inference(adj, x), data.y, data.val_mask),
         Schedule(
             config.epochs, config.patience, config.eval_every, config.warmup, config.seed, config.checkpoint_seconds
@@ -189,8 +195,10 @@ def make_optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Op
     return kind(groups, fused=True)
 
 
-def _loss_of(model: NodeClassifier) -> Callable[[NodeBatch], Tensor]:
+def _loss_of(model: NodeClassifier, precision: str, device: torch.device) -> Callable[[NodeBatch], Tensor]:
     def loss_of(batch: NodeBatch) -> Tensor:
-        return F.cross_entropy(model(batch.adj, batch.node_ids, batch.x)[batch.targets], batch.labels)
+        with products_in(precision, device):
+            scores = model(batch.adj, batch.node_ids, batch.x)[batch.targets]
+        return F.cross_entropy(scores.float(), batch.labels)
 
     return loss_of

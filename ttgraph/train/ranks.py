@@ -47,7 +47,7 @@ class Ranks:
         Raises:
             LostRankError: If one of them ends within the block.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if num_processes() == 1:
             yield cls()
             return
         try:
@@ -86,3 +86,13 @@ class Ranks:
         made: list[Any] = [make() if self.is_first else None]
         dist.broadcast_object_list(made)
         return made[0]
+
+
+def num_processes() -> int:
+    """How many processes torchrun started for the job; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def speaks() -> bool:
+    """Whether this process is the one of the job that prints."""
+    return os.environ.get("RANK", "0") == "0"
