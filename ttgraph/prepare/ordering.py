@@ -57,7 +57,6 @@ def compute_order(
     if name in ("homophily", "auto"):
         known["labels"] = torch.from_numpy(labels.y)
         known["train_mask"] = torch.from_numpy(labels.split == SPLIT_CODES["train"])
-        graph = CSR(graph.offsets, graph.neighbours.long())  # as the kernel that they propagate with wants them
     if name == "multilevel":
         known["folder"] = folder
     return getattr(orders, f"{name}_order")(graph, graph.num_nodes, row_factors, seed=seed, **known)
