@@ -17,6 +17,10 @@ constexpr int64_t kBlock = 32;  // nodes whose neighbours are on their way at th
 constexpr int64_t kMostNodes = (int64_t{1} << 32) - 1;
 constexpr int64_t kGrain = 1 << 11;
 
+int64_t* data(const Tensor& tensor) { return static_cast<int64_t*>(tensor.mutable_data_ptr()); }
+
+Tensor empty(int64_t size) { return torch::stable::empty({size}, ScalarType::Long); }
+
 // Numbers nodes in the order of first sight: a hash table of the size of the batch.
 class Numbering {
  public:
@@ -26,9 +30,12 @@ class Numbering {
   // Room for `most` different nodes; a third to two thirds of the slots are in use when they have come.
   void reserve(int64_t most) {
     const uint64_t least = static_cast<uint64_t>(most) + most / 2 + 1;
-    if (slots_.size() >= least) return;
-    slots_.assign(std::bit_ceil(std::max<uint64_t>(least, 2)), kFree);
-    shift_ = 64 - std::countr_zero(slots_.size());
+    if (mask_ + 1 >= least) return;
+    mask_ = std::bit_ceil(std::max<uint64_t>(least, 2)) - 1;
+    held_ = on_large_pages(empty(static_cast<int64_t>(mask_ + 1)));
+    slots_ = reinterpret_cast<uint64_t*>(data(held_));
+    std::fill_n(slots_, mask_ + 1, kFree);
+    shift_ = std::countl_zero(mask_);
     nodes_.reserve(most);
     for (int64_t local = 0; local < size(); ++local) {
       uint64_t& slot = slot_of(nodes_[local]);
@@ -64,12 +71,14 @@ class Numbering {
   uint64_t& slot_of(int64_t node) {
     uint64_t slot = home(node);
     while (slots_[slot] != kFree && slots_[slot] >> 32 != static_cast<uint64_t>(node))
-      slot = (slot + 1) & (slots_.size() - 1);
+      slot = (slot + 1) & mask_;
     return slots_[slot];
   }
 
   std::vector<int64_t> nodes_;
-  std::vector<uint64_t> slots_;
+  Tensor held_;
+  uint64_t* slots_ = nullptr;
+  uint64_t mask_ = 0;  // one less than the number of slots
   int shift_ = 0;
 };
 
@@ -175,21 +184,15 @@ class Graph {
   std::vector<Row> rows_;  // of the nodes that were counted
 };
 
-int64_t* data(const Tensor& tensor) { return static_cast<int64_t*>(tensor.mutable_data_ptr()); }
-
-Tensor empty(int64_t size) { return torch::stable::empty({size}, ScalarType::Long); }
-
-Tensor joined(const std::vector<Tensor>& parts) {
-  int64_t size = 0;
-  for (const Tensor& part : parts) size += part.numel();
-  const Tensor whole = empty(size);
-  int64_t* next = data(whole);
-  for (const Tensor& part : parts) next = std::copy_n(longs(part), part.numel(), next);
-  return whole;
+// The same numbers with room for more behind them.
+Tensor grown(const Tensor& tensor, int64_t size) {
+  const Tensor larger = on_large_pages(empty(size));
+  std::copy_n(longs(tensor), tensor.numel(), data(larger));
+  return larger;
 }
 
 Tensor from_vector(const std::vector<int64_t>& values) {
-  const Tensor whole = empty(static_cast<int64_t>(values.size()));
+  const Tensor whole = on_large_pages(empty(static_cast<int64_t>(values.size())));
   std::copy(values.begin(), values.end(), data(whole));
   return whole;
 }
@@ -203,16 +206,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample(Graph<Id> graph, int64
   numbering.reserve(seeds.numel());
   for (int64_t i = 0; i < seeds.numel(); ++i) numbering.add_seed(longs(seeds)[i]);
   std::vector<int64_t> row_offsets{0}, hop_sizes{seeds.numel()};
-  std::vector<Tensor> entries, local;
+  Tensor entries = empty(0), local = empty(0);
   for (int64_t begin = 0; const int64_t fanout : fanouts) {
     const int64_t end = numbering.size();
     graph.count(numbering.nodes().data() + begin, end - begin, fanout, row_offsets);
     const int64_t* const rows = row_offsets.data() + begin;
     const int64_t size = row_offsets.back() - rows[0];
-    entries.push_back(empty(size));
-    local.push_back(empty(size));
-    int64_t* const found = data(local.back());
-    graph.draw(numbering.nodes().data() + begin, rows, stream, data(entries.back()), found);
+    entries = grown(entries, row_offsets.back());
+    local = grown(local, row_offsets.back());
+    int64_t* const found = data(local) + rows[0];
+    graph.draw(numbering.nodes().data() + begin, rows, stream, data(entries) + rows[0], found);
     numbering.reserve(std::min(num_nodes + seeds.numel(), end + size));
     for (int64_t e = 0; e < std::min(size, kAhead); ++e) numbering.prefetch(found[e]);
     for (int64_t e = 0; e < size; ++e) {
@@ -222,8 +225,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample(Graph<Id> graph, int64
     hop_sizes.push_back(numbering.size() - end);
     begin = end;
   }
-  return {from_vector(numbering.nodes()), from_vector(row_offsets), joined(local), joined(entries),
-          from_vector(hop_sizes)};
+  return {from_vector(numbering.nodes()), from_vector(row_offsets), local, entries, from_vector(hop_sizes)};
 }
 
 }  // namespace
