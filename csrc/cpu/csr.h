@@ -14,9 +14,7 @@ inline int64_t* mutable_longs(const Tensor& tensor) {
   return static_cast<int64_t*>(tensor.mutable_data_ptr());
 }
 
-inline Tensor empty_longs(int64_t size) {
-  return on_large_pages(torch::stable::empty({size}, ScalarType::Long));
-}
+inline Tensor empty_longs(int64_t size) { return torch::stable::empty({size}, ScalarType::Long); }
 
 // So many of the numbers, with room for `size` of them.
 inline Tensor copy_of(const int64_t* numbers, int64_t count, int64_t size) {

@@ -22,15 +22,20 @@ class Numbering {
     nodes_ = copy_of(nodes(), size_, most + 1);
     const uint64_t slots = std::bit_ceil(static_cast<uint64_t>(most) + most / 2 + 2);
     if (slots <= table_.mask) return;
-    held_ = empty_longs(static_cast<int64_t>(slots));
+    const Tensor old = std::exchange(held_, empty_longs(static_cast<int64_t>(slots)));
+    const auto* const entries = reinterpret_cast<const uint64_t*>(longs(old));
     table_ = {reinterpret_cast<uint64_t*>(mutable_longs(held_)), slots - 1, std::countl_zero(slots - 1)};
     std::fill_n(table_.slots, slots, kFree);
-    for (int64_t local = 0; local < size_; ++local) enter(nodes()[local], local);
+    // Slots are in the order of the hash, so that both tables are gone through once.
+    for (int64_t i = 0; i < old.numel(); ++i)
+      if (entries[i] != kFree)
+        table_.slots[table_.place(static_cast<int64_t>(entries[i] >> 32))] = entries[i];
   }
 
   // A seed has a row of its own, even if it came before; others find the first.
   void add_seed(int64_t node) {
-    enter(node, size_);
+    uint64_t& slot = table_.slots[table_.place(node)];
+    if (slot == kFree) slot = entry_of(node, size_);
     mutable_longs(nodes_)[size_++] = node;
   }
 
@@ -39,8 +44,8 @@ class Numbering {
     const Table table = table_;
     int64_t* const known = mutable_longs(nodes_);
     int64_t size = size_;
-    for (int64_t i = -kAhead; i < count; ++i) {
-      if (i + kAhead < count) __builtin_prefetch(table.slots + table.home(nodes[i + kAhead]), 1);
+    for (int64_t i = -kFar; i < count; ++i) {
+      if (i + kFar < count) __builtin_prefetch(table.slots + table.home(nodes[i + kFar]), 1);
       if (i < 0) continue;
       const int64_t node = nodes[i];
       uint64_t* const slot = table.slots + table.place(node);
@@ -56,6 +61,7 @@ class Numbering {
 
  private:
   static constexpr uint64_t kFree = ~uint64_t{0};
+  static constexpr int64_t kFar = 48;  // nodes ahead whose slots are asked for: one takes little time
 
   struct Table {
     uint64_t* slots = nullptr;
@@ -75,11 +81,6 @@ class Numbering {
 
   static uint64_t entry_of(int64_t node, int64_t local) {
     return static_cast<uint64_t>(node) << 32 | static_cast<uint64_t>(local);
-  }
-
-  void enter(int64_t node, int64_t local) {
-    uint64_t& slot = table_.slots[table_.place(node)];
-    if (slot == kFree) slot = entry_of(node, local);
   }
 
   Tensor nodes_ = empty_longs(0), held_ = empty_longs(0);

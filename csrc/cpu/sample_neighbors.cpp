@@ -12,8 +12,8 @@
 namespace ttgraph {
 namespace {
 
-constexpr int64_t kBlock = 32;  // nodes whose neighbours are on their way at the same time
-constexpr int64_t kGrain = 1 << 11;
+constexpr int64_t kBlock = 64;  // nodes whose neighbours are on their way at the same time
+constexpr int64_t kGrain = 1 << 13;
 
 // The incoming neighbours of all nodes; a hop writes to the end of `entries` and `local`.
 template <class Id>

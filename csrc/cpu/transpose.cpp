@@ -35,8 +35,8 @@ std::tuple<Tensor, Tensor, Tensor> transpose(Tensor offsets, Tensor neighbours, 
   const int64_t *const begins = longs(offsets), *const sources = longs(neighbours);
   check_entries(op, begins, num_rows, sources, size, num_sources);
 
-  const Tensor new_offsets = empty_longs(num_sources + 1), rows = empty_longs(size),
-               entries = empty_longs(size);
+  const Tensor new_offsets = empty_longs(num_sources + 1);
+  const Tensor rows = on_large_pages(empty_longs(size)), entries = on_large_pages(empty_longs(size));
   int64_t *const row_at = mutable_longs(rows), *const entry_at = mutable_longs(entries);
   // Every share counts all sources, which pays where it has at least as many entries.
   const int64_t shares = count_shares(size, std::max<int64_t>(num_sources, 1 << 15));
