@@ -1,12 +1,26 @@
 // Compressed sparse rows as the kernels read them.
 #pragma once
 
+#include "cpu/cores.h"
 #include "prefix.h"
 
 namespace ttgraph {
 
 inline const int64_t* longs(const Tensor& tensor) {
   return static_cast<const int64_t*>(tensor.const_data_ptr());
+}
+
+inline int64_t* mutable_longs(const Tensor& tensor) {
+  return static_cast<int64_t*>(tensor.mutable_data_ptr());
+}
+
+inline Tensor empty_longs(int64_t size) { return torch::stable::empty({size}, ScalarType::Long); }
+
+// So many of the numbers, with room for `size` of them.
+inline Tensor copy_of(const int64_t* numbers, int64_t count, int64_t size) {
+  const Tensor copy = empty_longs(size);
+  std::copy_n(numbers, count, mutable_longs(copy));
+  return copy;
 }
 
 // Offsets and neighbours that would make a kernel read or write elsewhere are refused.

@@ -4,103 +4,16 @@
 // hop all threads draw, a block of nodes at a time and asking ahead for what comes next, since in a large
 // graph nothing is in the caches; then one thread numbers what they found in the order of first sight.
 #include <atomic>
-#include <bit>
 
-#include "cpu/cores.h"
 #include "cpu/csr.h"
-#include "cpu/random.h"
+#include "cpu/distinct.h"
+#include "cpu/numbering.h"
 
 namespace ttgraph {
 namespace {
 
-constexpr int64_t kBlock = 32;  // nodes whose neighbours are on their way at the same time
-constexpr int64_t kMostNodes = (int64_t{1} << 32) - 1;
-constexpr int64_t kGrain = 1 << 11;
-
-// Numbers nodes in the order of first sight: a hash table of the size of the batch.
-class Numbering {
- public:
-  const std::vector<int64_t>& nodes() const { return nodes_; }
-  int64_t size() const { return static_cast<int64_t>(nodes_.size()); }
-
-  // Room for `most` different nodes; a third to two thirds of the slots are in use when they have come.
-  void reserve(int64_t most) {
-    const uint64_t least = static_cast<uint64_t>(most) + most / 2 + 1;
-    if (slots_.size() >= least) return;
-    slots_.assign(std::bit_ceil(std::max<uint64_t>(least, 2)), kFree);
-    shift_ = 64 - std::countr_zero(slots_.size());
-    nodes_.reserve(most);
-    for (int64_t local = 0; local < size(); ++local) {
-      uint64_t& slot = slot_of(nodes_[local]);
-      if (slot == kFree) slot = entry(nodes_[local], local);
-    }
-  }
-
-  void prefetch(int64_t node) const { __builtin_prefetch(&slots_[home(node)], 1); }
-
-  int64_t number(int64_t node) {
-    uint64_t& slot = slot_of(node);
-    if (slot == kFree) {
-      slot = entry(node, size());
-      nodes_.push_back(node);
-    }
-    return static_cast<int64_t>(slot & 0xffffffffu);
-  }
-
-  // A seed has a row of its own, even if it came before; others find the first.
-  void add_seed(int64_t node) {
-    uint64_t& slot = slot_of(node);
-    if (slot == kFree) slot = entry(node, size());
-    nodes_.push_back(node);
-  }
-
- private:
-  static constexpr uint64_t kFree = ~uint64_t{0};
-
-  static uint64_t entry(int64_t node, int64_t local) { return static_cast<uint64_t>(node) << 32 | local; }
-  uint64_t home(int64_t node) const { return static_cast<uint64_t>(node) * kGamma >> shift_; }
-
-  // The slot that holds the node, or the free one where it belongs.
-  uint64_t& slot_of(int64_t node) {
-    uint64_t slot = home(node);
-    while (slots_[slot] != kFree && slots_[slot] >> 32 != static_cast<uint64_t>(node))
-      slot = (slot + 1) & (slots_.size() - 1);
-    return slots_[slot];
-  }
-
-  std::vector<int64_t> nodes_;
-  std::vector<uint64_t> slots_;
-  int shift_ = 0;
-};
-
-// A uniform set of distinct numbers below a limit: Bentley, Floyd, "Programming pearls: a sample of
-// brilliance" (CACM 1987).
-class DistinctNumbers {
- public:
-  void draw(int64_t limit, int64_t count, uint64_t stream, int64_t first, int64_t* drawn) {
-    // Bits of numbers that are taken: of all of them, or of their last digits where the limit is large
-    // and few agree in those.
-    seen_.assign(std::bit_ceil(static_cast<uint64_t>(count)), 0);
-    const int64_t low_bits = static_cast<int64_t>(64 * seen_.size()) - 1;
-    for (int64_t step = 0; step < count; ++step) {
-      const int64_t top = limit - count + step;
-      int64_t number = below(top + 1, random_bits(stream, step));
-      const uint64_t bit = uint64_t{1} << (number & 63);
-      uint64_t& word = seen_[(number & low_bits) >> 6];
-      if ((word & bit) &&
-          (limit <= low_bits + 1 || std::find(drawn, drawn + step, first + number) != drawn + step)) {
-        number = top;
-        seen_[(number & low_bits) >> 6] |= uint64_t{1} << (number & 63);
-      } else {
-        word |= bit;
-      }
-      drawn[step] = first + number;
-    }
-  }
-
- private:
-  std::vector<uint64_t> seen_;
-};
+constexpr int64_t kBlock = 64;  // nodes whose neighbours are on their way at the same time
+constexpr int64_t kGrain = 1 << 13;
 
 // The incoming neighbours of all nodes; a hop writes to the end of `entries` and `local`.
 template <class Id>
@@ -132,29 +45,18 @@ class Graph {
   // Draws the edges that were counted: their places in the graph, and the neighbours there.
   void draw(const int64_t* nodes, const int64_t* row_offsets, uint64_t stream, int64_t* entries,
             int64_t* found) {
-    const int64_t size = static_cast<int64_t>(rows_.size()), begin = row_offsets[0];
+    const int64_t size = static_cast<int64_t>(rows_.size());
     std::atomic<int64_t> wrong = -1;
     const int64_t shares =
-        std::min(std::max<int64_t>(size, 1), count_shares(row_offsets[size] - begin, kGrain));
+        std::min(std::max<int64_t>(size, 1), count_shares(row_offsets[size] - row_offsets[0], kGrain));
     each_share(shares, [&](int64_t share) {
       DistinctNumbers numbers;
       const int64_t end = share_begin(size, shares, share + 1);
-      for (int64_t block = share_begin(size, shares, share); block < end; block += kBlock) {
-        const int64_t after = std::min(block + kBlock, end);
-        for (int64_t row = block; row < after; ++row) {
-          int64_t* const drawn = entries + (row_offsets[row] - begin);
-          const int64_t count = row_offsets[row + 1] - row_offsets[row];
-          const auto [first, degree] = rows_[row];
-          if (count < degree)
-            numbers.draw(degree, count, random_bits(stream, nodes[row]), first, drawn);
-          else
-            for (int64_t e = 0; e < count; ++e) drawn[e] = first + e;
-          for (int64_t e = 0; e < count; ++e) __builtin_prefetch(neighbours_ + drawn[e]);
-        }
-        for (int64_t e = row_offsets[block] - begin; e < row_offsets[after] - begin; ++e) {
-          found[e] = neighbours_[entries[e]];
-          if (found[e] < 0 || found[e] >= num_nodes_) wrong = entries[e];
-        }
+      for (int64_t row = share_begin(size, shares, share); row < end; row += kBlock) {
+        const int64_t after = std::min(row + kBlock, end), begin = row_offsets[row] - row_offsets[0];
+        draw_block(row, after, nodes, row_offsets, stream, numbers, entries + begin);
+        const int64_t bad = gather(entries + begin, row_offsets[after] - row_offsets[row], found + begin);
+        if (bad >= 0) wrong = bad;
       }
     });
     if (wrong >= 0)
@@ -167,6 +69,37 @@ class Graph {
     int64_t first, degree;
   };
 
+  void draw_block(int64_t begin, int64_t end, const int64_t* nodes, const int64_t* row_offsets,
+                  uint64_t stream, DistinctNumbers& numbers, int64_t* drawn) const {
+    const Id* const neighbours = neighbours_;
+    const Row* const rows = rows_.data();
+    // In a loop of its own, so that the processor looks for many pages of the graph at a time.
+    for (int64_t row = begin; row < end; ++row) __builtin_prefetch(neighbours + rows[row].first);
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t count = row_offsets[row + 1] - row_offsets[row];
+      const auto [first, degree] = rows[row];
+      if (count < degree)
+        numbers.draw(degree, count, random_bits(stream, nodes[row]), first, drawn);
+      else
+        for (int64_t e = 0; e < count; ++e) drawn[e] = first + e;
+      for (int64_t e = 0; e < count; ++e) __builtin_prefetch(neighbours + drawn[e]);
+      drawn += count;
+    }
+  }
+
+  // The neighbours at some places; gives a place of one that is no node, or -1.
+  int64_t gather(const int64_t* entries, int64_t count, int64_t* found) const {
+    const Id* const neighbours = neighbours_;
+    const uint64_t num_nodes = static_cast<uint64_t>(num_nodes_);
+    int64_t wrong = -1;
+    for (int64_t e = 0; e < count; ++e) {
+      const int64_t node = neighbours[entries[e]];
+      wrong = static_cast<uint64_t>(node) < num_nodes ? wrong : entries[e];
+      found[e] = node;
+    }
+    return wrong;
+  }
+
   const char* op_;
   const int64_t* offsets_;
   int64_t num_nodes_;
@@ -175,23 +108,9 @@ class Graph {
   std::vector<Row> rows_;  // of the nodes that were counted
 };
 
-int64_t* data(const Tensor& tensor) { return static_cast<int64_t*>(tensor.mutable_data_ptr()); }
-
-Tensor empty(int64_t size) { return torch::stable::empty({size}, ScalarType::Long); }
-
-Tensor joined(const std::vector<Tensor>& parts) {
-  int64_t size = 0;
-  for (const Tensor& part : parts) size += part.numel();
-  const Tensor whole = empty(size);
-  int64_t* next = data(whole);
-  for (const Tensor& part : parts) next = std::copy_n(longs(part), part.numel(), next);
-  return whole;
-}
-
-Tensor from_vector(const std::vector<int64_t>& values) {
-  const Tensor whole = empty(static_cast<int64_t>(values.size()));
-  std::copy(values.begin(), values.end(), data(whole));
-  return whole;
+Tensor to_tensor(const std::vector<int64_t>& numbers) {
+  const auto size = static_cast<int64_t>(numbers.size());
+  return copy_of(numbers.data(), size, size);
 }
 
 template <class Id>
@@ -199,31 +118,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample(Graph<Id> graph, int64
                                                           const Tensor& seeds,
                                                           const std::vector<int64_t>& fanouts,
                                                           uint64_t stream) {
+  const int64_t num_seeds = seeds.numel();
+  const int64_t* const first = longs(seeds);
   Numbering numbering;
-  numbering.reserve(seeds.numel());
-  for (int64_t i = 0; i < seeds.numel(); ++i) numbering.add_seed(longs(seeds)[i]);
-  std::vector<int64_t> row_offsets{0}, hop_sizes{seeds.numel()};
-  std::vector<Tensor> entries, local;
+  numbering.reserve(num_seeds);
+  for (int64_t i = 0; i < num_seeds; ++i) numbering.add_seed(first[i]);
+  std::vector<int64_t> row_offsets{0}, hop_sizes{num_seeds};
+  Tensor entries = empty_longs(0), local = empty_longs(0);
   for (int64_t begin = 0; const int64_t fanout : fanouts) {
-    const int64_t end = numbering.size();
-    graph.count(numbering.nodes().data() + begin, end - begin, fanout, row_offsets);
-    const int64_t* const rows = row_offsets.data() + begin;
-    const int64_t size = row_offsets.back() - rows[0];
-    entries.push_back(empty(size));
-    local.push_back(empty(size));
-    int64_t* const found = data(local.back());
-    graph.draw(numbering.nodes().data() + begin, rows, stream, data(entries.back()), found);
-    numbering.reserve(std::min(num_nodes + seeds.numel(), end + size));
-    for (int64_t e = 0; e < std::min(size, kAhead); ++e) numbering.prefetch(found[e]);
-    for (int64_t e = 0; e < size; ++e) {
-      if (e + kAhead < size) numbering.prefetch(found[e + kAhead]);
-      found[e] = numbering.number(found[e]);
-    }
+    const int64_t end = numbering.size(), known = row_offsets.back();
+    const int64_t* const frontier = numbering.nodes() + begin;
+    graph.count(frontier, end - begin, fanout, row_offsets);
+    const int64_t num_edges = row_offsets.back();
+    entries = copy_of(longs(entries), known, num_edges);
+    local = copy_of(longs(local), known, num_edges);
+    int64_t* const found = mutable_longs(local) + known;
+    graph.draw(frontier, row_offsets.data() + begin, stream, mutable_longs(entries) + known, found);
+    numbering.reserve(std::min(num_nodes + num_seeds, end + num_edges - known));
+    numbering.number(found, num_edges - known);
     hop_sizes.push_back(numbering.size() - end);
     begin = end;
   }
-  return {from_vector(numbering.nodes()), from_vector(row_offsets), joined(local), joined(entries),
-          from_vector(hop_sizes)};
+  return {copy_of(numbering.nodes(), numbering.size(), numbering.size()), to_tensor(row_offsets), local,
+          entries, to_tensor(hop_sizes)};
 }
 
 }  // namespace
@@ -239,18 +156,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sample_neighbors(Tensor offse
   const auto is_row = [](const Tensor& tensor, ScalarType dtype) {
     return tensor.dim() == 1 && tensor.is_cpu() && tensor.scalar_type() == dtype;
   };
-  require(is_row(offsets, ScalarType::Long) && num_nodes >= 0 && num_nodes <= kMostNodes, op,
-          " needs offsets of shape (num_nodes + 1,), int64, on the CPU, of at most ", kMostNodes, " nodes");
+  require(is_row(offsets, ScalarType::Long) && num_nodes >= 0 && num_nodes <= Numbering::kMostNodes, op,
+          " needs offsets of shape (num_nodes + 1,), int64, on the CPU, of at most ", Numbering::kMostNodes,
+          " nodes");
   require(is_row(neighbours, ScalarType::Long) || is_row(neighbours, ScalarType::Int), op,
           " needs neighbours of shape (num_edges,), int64 or int32, on the CPU");
   require(is_row(seeds, ScalarType::Long), op, " needs seeds of shape (num_seeds,), int64, on the CPU");
   offsets = torch::stable::contiguous(offsets);
   neighbours = torch::stable::contiguous(neighbours);
   seeds = torch::stable::contiguous(seeds);
-  for (int64_t i = 0; i < seeds.numel(); ++i)
-    if (const int64_t node = longs(seeds)[i]; node < 0 || node >= num_nodes)
-      throw std::out_of_range(
-          message(op, ": seed node ", node, " is not one of the graph's ", num_nodes, " nodes"));
+  const int64_t* const first = longs(seeds);
+  const auto outside = [&](int64_t node) { return node < 0 || node >= num_nodes; };
+  if (const auto* wrong = std::find_if(first, first + seeds.numel(), outside); wrong < first + seeds.numel())
+    throw std::out_of_range(
+        message(op, ": seed node ", *wrong, " is not one of the graph's ", num_nodes, " nodes"));
   const auto run = [&](auto id) {
     using Id = decltype(id);
     const auto* const ids = static_cast<const Id*>(neighbours.const_data_ptr());

@@ -1,5 +1,4 @@
 // The transpose of compressed sparse rows: a stable counting sort of the entries by neighbour.
-#include "cpu/cores.h"
 #include "cpu/csr.h"
 
 namespace ttgraph {
@@ -36,16 +35,13 @@ std::tuple<Tensor, Tensor, Tensor> transpose(Tensor offsets, Tensor neighbours, 
   const int64_t *const begins = longs(offsets), *const sources = longs(neighbours);
   check_entries(op, begins, num_rows, sources, size, num_sources);
 
-  const Tensor new_offsets = torch::stable::new_empty(offsets, {num_sources + 1});
-  const Tensor rows = on_large_pages(torch::stable::new_empty(offsets, {size}));
-  const Tensor entries = on_large_pages(torch::stable::new_empty(offsets, {size}));
-  auto* const row_at = static_cast<int64_t*>(rows.mutable_data_ptr());
-  auto* const entry_at = static_cast<int64_t*>(entries.mutable_data_ptr());
+  const Tensor new_offsets = empty_longs(num_sources + 1);
+  const Tensor rows = on_large_pages(empty_longs(size)), entries = on_large_pages(empty_longs(size));
+  int64_t *const row_at = mutable_longs(rows), *const entry_at = mutable_longs(entries);
   // Every share counts all sources, which pays where it has at least as many entries.
   const int64_t shares = count_shares(size, std::max<int64_t>(num_sources, 1 << 15));
   std::vector<int64_t> places;
-  place_sources(sources, size, num_sources, shares, static_cast<int64_t*>(new_offsets.mutable_data_ptr()),
-                places);
+  place_sources(sources, size, num_sources, shares, mutable_longs(new_offsets), places);
   each_share(shares, [&](int64_t share) {
     int64_t* const next = places.data() + share * num_sources;
     int64_t e = share_begin(size, shares, share);
