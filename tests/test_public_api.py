@@ -147,6 +147,7 @@ PUBLIC = {
     "ttgraph.train": [
         "CheckpointError",
         "DivergedError",
+        "FolderResult",
         "Interrupted",
         "NodeConfig",
         "Result",
@@ -154,6 +155,7 @@ PUBLIC = {
         "TrainConfig",
         "fit",
         "train",
+        "train_folder",
     ],
 }
 

@@ -1,21 +1,28 @@
-"""Kills `ttgraph prepare` at random times until it is done, and compares with an undisturbed run, byte by byte."""
+"""Kills a command at random times until it is done, and compares with an undisturbed run.
+
+python tests/bench/kill.py prepare|order|train DATA [--kills 20] [flags of the command]. Folders of prepare and files of
+order are compared byte by byte; of train, the predictions and the loss of every epoch, for other files tell the time.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
-def run_killed(command: list[str], kills: int, earliest: float, latest: float, seed: int = 0) -> int:
+def run_killed(command: Callable[[], list[str]], kills: int, earliest: float, latest: float, seed: int = 0) -> int:
     """Run a command that goes on from what it finds, and kill it; gives how many of the runs a kill ended.
 
     Args:
-        command: The command, whose runs after the first go on.
+        command: Makes the words of the next run.
         kills: How often to kill it.
         earliest: Seconds until the earliest kill.
         latest: Seconds until the latest.
@@ -23,19 +30,21 @@ def run_killed(command: list[str], kills: int, earliest: float, latest: float, s
     """
     rng, killed = random.Random(seed), 0
     for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(), stdout=subprocess.DEVNULL)
         try:
             process.wait(rng.uniform(earliest, latest))
         except subprocess.TimeoutExpired:
             process.kill()  # SIGKILL, which no process can catch
             process.wait()
             killed += 1
-    subprocess.run(command, check=True)
+    subprocess.run(command(), check=True, stdout=subprocess.DEVNULL)
     return killed
 
 
-def differing(one: Path, other: Path) -> list[str]:
+def _differing(one: Path, other: Path) -> list[str]:
     """Names of the files that two folders do not have alike."""
+    if one.is_file():
+        return [] if _same(one, other) else [other.name]
     names = {path.relative_to(folder) for folder in (one, other) for path in folder.rglob("*") if path.is_file()}
     return sorted(str(name) for name in names if not _same(one / name, other / name))
 
@@ -50,23 +59,38 @@ def _seconds(command: list[str]) -> float:
     return time.perf_counter() - begin
 
 
+def _words(what: str, data: str, flags: list[str], out: Path) -> list[str]:
+    """A run that goes on from what is there."""
+    words = [sys.executable, "-m", "ttgraph", what, data, *flags, "--out", str(out)]
+    return [*words, "--resume"] if (out / "checkpoint.safetensors").exists() else words
+
+
+def _losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def main() -> None:
-    """Prepare a graph undisturbed, and killed over and over."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="?", default="homophily-100k")
-    parser.add_argument("--folder", type=Path, default=Path("kill"), help="for both graphs")
+    """Run a command undisturbed, and killed over and over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "order", "train"))
+    parser.add_argument("data")
+    parser.add_argument("--folder", type=Path, default=Path("kill"), help="for both results")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments, flags = parser.parse_known_args()
-    base = [sys.executable, "-m", "ttgraph", "prepare", arguments.data, *flags, "--out"]
-    whole, killed = arguments.folder / "whole", arguments.folder / "killed"
-    for folder in (whole, killed):
-        shutil.rmtree(folder, ignore_errors=True)
-    seconds, start = (_seconds([*base, str(whole)]) for _ in range(2))  # the second run finds everything done
-    count = run_killed([*base, str(killed)], arguments.kills, start / 2, seconds, arguments.seed)
-    found = differing(whole, killed)
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments.folder.mkdir(parents=True)
+    whole, killed = (arguments.folder / name for name in ("whole.npz", "killed.npz"))
+    command = partial(_words, arguments.what, arguments.data, flags)
+    start = _seconds([sys.executable, "-m", "ttgraph", arguments.what, "--help"])
+    seconds = _seconds(command(whole))
+    count = run_killed(lambda: command(killed), arguments.kills, start, seconds, arguments.seed)
+    found = _differing(whole, killed) if arguments.what != "train" else []
+    if arguments.what == "train":
+        found = [] if _same(whole / "predictions.npy", killed / "predictions.npy") else ["predictions.npy"]
+        found += [] if _losses(whole) == _losses(killed) else ["metrics.jsonl"]
     print(f"{seconds:.1f} s undisturbed, {start:.1f} of them to start; {count} of {arguments.kills} runs killed")
-    print(f"files that differ: {', '.join(found) or 'none'}")
+    print(f"what differs: {', '.join(found) or 'nothing'}")
     sys.exit(bool(found))
 
 
