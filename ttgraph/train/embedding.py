@@ -51,13 +51,13 @@ def plan_shape(config: TrainConfig, num_nodes: int) -> TTShape:
     )
 
 
-def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> nn.Module | None:
+def build_embedding(config: TrainConfig, shape: TTShape, graph: Tensor | CSR) -> nn.Module | None:
     """A fresh embedding of all nodes.
 
     Args:
         config: Which embedding, which start, which scale, which seed.
         shape: From :func:`plan_shape`.
-        edge_index: The graph, in the order of the nodes.  # (2, num_edges)
+        graph: Edges of the graph, (2, num_edges), in the order of the nodes; or its CSR.
 
     Returns:
         A module with a ``weight`` and a lookup by id; ``None`` where the configuration wants none.
@@ -67,7 +67,7 @@ def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> 
     generator = torch.Generator().manual_seed(config.seed)
     num_nodes, dim = shape.num_embeddings, shape.embedding_dim
     if config.embedding == "full":
-        weight = _dense_start(config, shape, edge_index, generator)
+        weight = _dense_start(config, shape, graph, generator)
         return nn.Embedding(num_nodes, dim, _weight=weight)
     scale: dict[str, Any] = {} if config.init_std is None else {"std": config.init_std}
     if config.embedding in ("hash", "poshash"):
@@ -76,25 +76,29 @@ def build_embedding(config: TrainConfig, shape: TTShape, edge_index: Tensor) -> 
         if config.embedding == "hash":
             return HashEmbedding.plan(num_nodes, dim, **hashed)
         return PosHashEmbedding.plan(shape.row_factors, num_nodes, dim, **hashed)
-    if config.init == "spectral":
-        cores = init.spectral(shape, edge_index, seed=config.seed, **scale)
+    if config.init in ("spectral", "quotient"):
+        cores = getattr(init, config.init)(shape, graph, seed=config.seed, **scale)
     elif config.init == "node2vec":
-        table = _node2vec(edge_index, num_nodes, dim, config.seed)
+        table = _node2vec(graph, num_nodes, dim, config.seed)
         cores = init.from_matrix(shape, table, std=config.init_std or DENSE_STD, seed=config.seed).cores
     else:
         cores = getattr(init, config.init)(shape, generator=generator, **scale)
     return TTEmbedding(num_nodes, dim, cores=cores)
 
 
-def _dense_start(config: TrainConfig, shape: TTShape, edge_index: Tensor, generator: torch.Generator) -> Tensor:
+def _dense_start(config: TrainConfig, shape: TTShape, graph: Tensor | CSR, generator: torch.Generator) -> Tensor:
     num_nodes, dim = shape.num_embeddings, shape.embedding_dim
     if config.init == "spectral":
-        _, weight = leading_eigenvectors(CSR.undirected(edge_index, num_nodes), dim, seed=config.seed)
+        _, weight = leading_eigenvectors(CSR.of(graph, num_nodes), dim, seed=config.seed)
         # A small graph has fewer eigenvectors than the table has columns: noise of their size takes the others.
         noise = torch.randn(num_nodes, dim - weight.size(1), generator=generator) / math.sqrt(num_nodes)
         weight = torch.cat([weight, noise], dim=1)
+    elif config.init == "quotient":
+        level = min(2, shape.depth - 1)
+        weight = init.part_eigenvectors(shape, graph, level, seed=config.seed)
+        weight = weight.repeat_interleave(shape.row_strides[level - 1], dim=0)[:num_nodes]
     elif config.init == "node2vec":
-        weight = _node2vec(edge_index, num_nodes, dim, config.seed)
+        weight = _node2vec(graph, num_nodes, dim, config.seed)
     elif config.init == "hierarchical":
         weight = part_vectors(shape, generator).repeat_interleave(shape.row_factors[-1], dim=0)[:num_nodes]
     else:
@@ -111,11 +115,12 @@ def _position_factors(num_nodes: int, num_rows: int) -> tuple[int, ...]:
     return first, second, -(-num_nodes // (first * second))
 
 
-def _node2vec(edge_index: Tensor, num_nodes: int, dim: int, seed: int) -> Tensor:
+def _node2vec(graph: Tensor | CSR, num_nodes: int, dim: int, seed: int) -> Tensor:
     """Rows of node2vec, kept for the next contenders of a comparison: they take longer than a training run."""
-    key = (zlib.crc32(edge_index.contiguous().numpy().tobytes()), num_nodes, dim, seed)
+    edges = graph.neighbours if isinstance(graph, CSR) else graph
+    key = (zlib.crc32(edges.contiguous().numpy().tobytes()), num_nodes, dim, seed)
     if key not in _WALKED:
         if len(_WALKED) >= _KEPT:
             _WALKED.pop(next(iter(_WALKED)))
-        _WALKED[key] = node2vec(CSR.undirected(edge_index, num_nodes), dim, seed=seed)
+        _WALKED[key] = node2vec(CSR.of(graph, num_nodes), dim, seed=seed)
     return _WALKED[key]
