@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ttgraph import init
 from ttgraph.graph.csr import CSR
+from ttgraph.graph.quotient import quotient_adjacency
 from ttgraph.graph.spectral import normalized_adjacency
 from ttgraph.init import random as init_random
 from ttgraph.shape import TTShape
@@ -326,3 +327,44 @@ def test_spectral_says_what_is_wrong():
         init.spectral(shape, torch.tensor([[0], [10]]))
     with pytest.raises(ValueError, match="std > 0"):
         init.spectral(shape, torch.tensor([[0], [1]]), std=0.0)
+
+
+def test_the_quotient_is_the_graph_seen_by_parts():
+    edges = torch.cat([communities(5, 30), torch.tensor([[3, 151], [3, 152]])], dim=1)
+    csr = CSR.undirected(edges, 155)  # the last part is short
+    csr = CSR(csr.offsets, csr.neighbours.int())
+    matrix, degrees = quotient_adjacency(csr, 10)
+    dense = csr.to_scipy(np.float64).toarray()
+    indicator = np.eye(16).repeat(10, axis=0)[:155]
+    scale = indicator * np.sqrt(dense.sum(1))[:, None]
+    scale /= np.linalg.norm(scale, axis=0)
+    seen = scale.T @ normalized_adjacency(csr).toarray() @ scale
+    np.testing.assert_allclose(matrix.to_sparse().to_dense(), seen, atol=1e-6)
+    assert degrees.tolist() == (dense.sum(1) @ indicator).tolist()
+
+
+def test_quotient_is_as_good_as_spectral_where_parts_are_alike():
+    edge_index = communities(8, 40)
+    shape = TTShape.plan(320, 16, rank=8, row_factors=(8, 4, 10))
+    vectors = init.weighted_eigenvectors(edge_index, 320, 7)  # that tell eight communities apart
+    table = to_matrix(init.quotient(shape, edge_index, noise=0.0)).double()
+    assert (table.view(32, 10, 16) - table.view(32, 10, 16)[:, :1]).abs().max() < 1e-6
+    basis = torch.linalg.qr(table.view(32, 10, 16)[:, 0])[0].repeat_interleave(10, 0) / math.sqrt(10)
+    captured = (basis.T @ vectors.double()).square().sum() / vectors.double().square().sum()
+    assert captured > 0.8
+
+
+@pytest.mark.parametrize("factors", [(8, 200), (10, 8, 20), (30, 6, 3, 3)])
+def test_quotient_scale_level_and_seed(factors):
+    edge_index = communities(8, 199)  # the last part is short
+    shape = TTShape.plan(1592, 16, rank=8, row_factors=factors)
+    cores = init.quotient(shape, edge_index, std=0.3, seed=3)
+    again = init.quotient(shape, CSR.undirected(edge_index, 1592), std=0.3, seed=3)
+    check_cores(cores, shape)
+    assert rms(cores, shape) == pytest.approx(0.3, rel=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(cores, again, strict=True))
+    assert not torch.equal(cores[-1][0], cores[-1][1])  # the nodes of a part differ
+    with pytest.raises(ValueError, match=f"level from 1 to {len(factors) - 1}"):
+        init.quotient(shape, edge_index, level=len(factors))
+    empty = init.quotient(shape, edge_index[:, :0])
+    assert rms(empty, shape) == pytest.approx(0.1, rel=1e-4)

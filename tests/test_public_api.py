@@ -62,6 +62,8 @@ PUBLIC = {
         "gaussian",
         "hierarchical",
         "orthogonal",
+        "part_eigenvectors",
+        "quotient",
         "sampled_gaussian",
         "spectral",
         "spectral_energy",

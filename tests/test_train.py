@@ -136,7 +136,7 @@ def test_no_embedding_and_no_label_inputs_is_nothing():
         TrainConfig(embedding="none")
 
 
-@pytest.mark.parametrize("init", ["spectral", "hierarchical", "orthogonal", "gaussian", "node2vec"])
+@pytest.mark.parametrize("init", ["spectral", "quotient", "hierarchical", "orthogonal", "gaussian", "node2vec"])
 @pytest.mark.parametrize("embedding", ["tt", "full"])
 def test_every_start_has_the_scale_that_was_asked_for(data, init, embedding):
     result = train(replace(SMALL, init=init, embedding=embedding, init_std=0.5, epochs=1, lr_cores=1e-12), data)

@@ -128,7 +128,9 @@ def _experts(csr: CSR, known: Tensor) -> Tensor:
 def _degree_columns(csr: CSR) -> Tensor:
     """One, a node's log degree and the mean of its neighbours', standardised."""  # (num_nodes, 3)
     degrees = csr.degrees.clamp(min=1).float()
-    mean = Adjacency(csr.offsets, csr.neighbours.long(), degrees.reciprocal().repeat_interleave(csr.degrees), csr.num_nodes)
+    mean = Adjacency(
+        csr.offsets, csr.neighbours.long(), degrees.reciprocal().repeat_interleave(csr.degrees), csr.num_nodes
+    )
     own = degrees.log()[:, None]
     columns = torch.cat([own, aggregate(mean, own)], dim=1)
     columns = (columns - columns.mean(dim=0)) / columns.std(dim=0, correction=0).clamp(min=1e-6)

@@ -58,8 +58,8 @@ def leading_eigenvectors(
     ``c`` components ``c - 1`` more vectors of eigenvalue 1 tell the components apart, and they are kept.
 
     Subspace iteration with a Chebyshev filter; a small graph is solved exactly. Beside the vectors it needs the
-    matrix (12 bytes a stored edge) and three blocks of up to 72 vectors. What takes the time is ``degree + 1`` products with
-    all vectors an iteration, of which a graph of clear structure needs about five.
+    matrix (12 bytes a stored edge) and three blocks of up to 72 vectors. What takes the time is ``degree + 1``
+    products with all vectors an iteration, of which a graph of clear structure needs three to five.
 
     Args:
         csr: Both directions of every edge, as ``CSR.undirected`` gives them.
@@ -88,15 +88,51 @@ def leading_eigenvectors(
         >>> values
         tensor([0.7071, 0.7071])
     """
+    return eigenvectors_of(
+        symmetric_adjacency(csr),
+        csr.degrees,
+        k,
+        seed=seed,
+        tol=tol,
+        degree=degree,
+        max_iterations=max_iterations,
+        min_component=min_component,
+    )
+
+
+def eigenvectors_of(
+    matrix: Adjacency,
+    degrees: Tensor,  # (num_nodes,)
+    k: int,
+    *,
+    seed: int = 0,
+    tol: float = 1e-3,
+    degree: int = 12,
+    max_iterations: int = 30,
+    min_component: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """:func:`leading_eigenvectors` of a normalised adjacency that is there already, with weights or self loops.
+
+    Args:
+        matrix: Symmetric, of eigenvalues in [-1, 1]. Its entries in small components become zero.
+        degrees: The squares of its trivial eigenvector, up to a factor; 0 for what takes no part.  # (num_nodes,)
+        k: Vectors wanted.
+        seed: As there, and so on.
+        tol: As there.
+        degree: As there.
+        max_iterations: As there.
+        min_component: As there.
+    """
     if k < 0:
         raise ValueError(f"leading_eigenvectors needs k >= 0, got {k}")
-    matrix, trivial, num_active = _operator(csr, min_component)
+    trivial = _trivial(matrix, degrees, min_component)
+    num_active = int(trivial.count_nonzero())
     k = min(k, max(num_active - 1, 0))
     if k == 0:
-        return torch.zeros(0), torch.zeros(csr.num_nodes, 0)
+        return torch.zeros(0), torch.zeros(matrix.num_rows, 0)
     if num_active <= max(_DENSE_NODES, 4 * (k + _OVERSAMPLING)):
         return _dense(matrix, trivial, k)
-    basis = torch.randn(csr.num_nodes, k + _OVERSAMPLING, generator=torch.Generator().manual_seed(seed))
+    basis = torch.randn(matrix.num_rows, k + _OVERSAMPLING, generator=torch.Generator().manual_seed(seed))
     basis *= (trivial > 0)[:, None]
     values = torch.zeros(k + _OVERSAMPLING, dtype=torch.float64)
     change = 1.0
@@ -117,18 +153,16 @@ def _blocks(basis: Tensor) -> tuple[Tensor, ...]:
     return basis.chunk(-(-basis.shape[1] // _COLUMNS), dim=1)
 
 
-def _operator(csr: CSR, min_component: int) -> tuple[Adjacency, Tensor, int]:
-    """The matrix and the trivial eigenvector over components large enough, and how many nodes those have."""
-    matrix = symmetric_adjacency(csr)
-    trivial = csr.degrees.float().sqrt()
+def _trivial(matrix: Adjacency, degrees: Tensor, min_component: int) -> Tensor:
+    """The trivial eigenvector over the components that are large enough; the matrix loses the others."""
+    trivial = degrees.float().sqrt()
     if min_component > 1:
         # Of a symmetric matrix the strong components are all there are, and are found without its transpose.
         _, component = scipy.sparse.csgraph.connected_components(_to_scipy(matrix), connection="strong")
         small = torch.from_numpy(np.bincount(component)[component] < min_component)
-        matrix.weights[small.repeat_interleave(csr.degrees)] = 0  # its neighbours lie in the same component
+        matrix.weights[small.repeat_interleave(matrix.offsets.diff())] = 0  # its neighbours lie in the same component
         trivial[small] = 0
-    num_active = int(trivial.count_nonzero())
-    return matrix, trivial / trivial.norm().clamp_min(1e-30), num_active
+    return trivial / trivial.norm().clamp_min(1e-30)
 
 
 def _to_scipy(matrix: Adjacency) -> scipy.sparse.csr_matrix:

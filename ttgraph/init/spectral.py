@@ -18,7 +18,7 @@ _NOISE = 0.1  # of an eigenvector's size, in columns for which the graph has non
 
 def spectral(
     shape: TTShape,
-    edge_index: Tensor,  # (2, num_edges) integer
+    graph: Tensor | CSR,
     *,
     std: float = 0.1,
     power: float = 0.5,
@@ -33,7 +33,7 @@ def spectral(
 
     Args:
         shape: Shape of the cores; ``num_embeddings`` is the number of nodes.
-        edge_index: The graph, its nodes already renumbered by their order; directions do not matter.
+        graph: Edges of the graph, its nodes already renumbered by their order; or its CSR, as :meth:`CSR.of` takes it.
         std: Root mean square of the entries of the table over the first ``num_embeddings`` rows.
         power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
         tol: Accuracy of the eigenvalues.
@@ -57,19 +57,15 @@ def spectral(
     if not std > 0:
         raise ValueError(f"spectral needs std > 0, got {std}")
     num_nodes, width = shape.num_embeddings, shape.embedding_dim
-    table = weighted_eigenvectors(edge_index, num_nodes, width, power=power, tol=tol, seed=seed)
-    found = table.shape[1]
-    if found < width:
-        noise = torch.randn(num_nodes, width - found, generator=torch.Generator().manual_seed(seed))
-        table = torch.cat([table, noise.mul_(_NOISE / math.sqrt(num_nodes))], dim=1)
+    table = filled(weighted_eigenvectors(graph, num_nodes, width, power=power, tol=tol, seed=seed), width, seed)
     cores, _ = tt_svd(shape, table, seed=seed)
     factor = std * math.sqrt(num_nodes * width) / norm(cores, num_nodes)
     return [core.to(dtype) for core in rescale(cores, factor)]
 
 
 def weighted_eigenvectors(
-    edge_index: Tensor,  # (2, num_edges) integer
-    num_nodes: int,
+    graph: Tensor | CSR,
+    num_nodes: int | None,
     width: int,
     *,
     power: float = 0.5,
@@ -83,8 +79,8 @@ def weighted_eigenvectors(
     eigenvectors would take columns that say nothing about any other node.
 
     Args:
-        edge_index: The graph; directions do not matter.
-        num_nodes: Number of nodes.
+        graph: Edges of the graph, directions do not matter; or its CSR, as :meth:`CSR.of` takes it.
+        num_nodes: Number of nodes; may be None with a CSR.
         width: Columns wanted.
         power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
         tol: Accuracy of the eigenvalues.
@@ -103,10 +99,24 @@ def weighted_eigenvectors(
         >>> weighted_eigenvectors(ring, 12, 8).shape  # of its twelve eigenvalues five are positive
         torch.Size([12, 4])
     """
-    csr = CSR.undirected(edge_index, num_nodes)
-    values, vectors = leading_eigenvectors(csr, width, tol=tol, seed=seed, min_component=math.ceil(num_nodes / width))
+    csr = CSR.of(graph, num_nodes)
+    small = math.ceil(csr.num_nodes / width)
+    return weighted(*leading_eigenvectors(csr, width, tol=tol, seed=seed, min_component=small), power)
+
+
+def weighted(values: Tensor, vectors: Tensor, power: float) -> Tensor:
+    """The vectors of positive eigenvalues, each times its own to the ``power``."""
     found = int((values > _SMALLEST_VALUE).sum())
     return vectors[:, :found].mul_(values[:found] ** power)
+
+
+def filled(table: Tensor, width: int, seed: int) -> Tensor:
+    """The table with small noise for the columns that it lacks."""
+    num_rows, found = table.shape
+    if found == width:
+        return table
+    noise = torch.randn(num_rows, width - found, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([table, noise.mul_(_NOISE / math.sqrt(num_rows))], dim=1)
 
 
 def captured_energy(
@@ -155,7 +165,7 @@ def captured_energy(
 
 def spectral_energy(
     shape: TTShape,
-    edge_index: Tensor,  # (2, num_edges) integer
+    graph: Tensor | CSR,
     *,
     power: float = 0.5,
     tol: float = 1e-3,
@@ -167,7 +177,7 @@ def spectral_energy(
 
     Args:
         shape: Shape of the cores; ``num_embeddings`` is the number of nodes.
-        edge_index: The graph, its nodes already renumbered by their order; directions do not matter.
+        graph: Edges of the graph, its nodes already renumbered by their order; or its CSR, as :meth:`CSR.of` takes it.
         power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
         tol: Accuracy of the eigenvalues.
         seed: Seed of all that is random.
@@ -186,5 +196,5 @@ def spectral_energy(
         True
     """
     num_nodes, width = shape.num_embeddings, shape.embedding_dim
-    table = weighted_eigenvectors(edge_index, num_nodes, width, power=power, tol=tol, seed=seed)
+    table = weighted_eigenvectors(graph, num_nodes, width, power=power, tol=tol, seed=seed)
     return captured_energy(shape, table, seed=seed)

@@ -15,7 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from ttgraph.models import ModelName
 
 OrderName = Literal["metis", "multilevel", "homophily", "auto", "rcm", "random", "natural"]
-InitName = Literal["spectral", "hierarchical", "orthogonal", "gaussian", "node2vec"]
+InitName = Literal["spectral", "quotient", "hierarchical", "orthogonal", "gaussian", "node2vec"]
 EmbeddingName = Literal["tt", "full", "hash", "poshash", "none"]
 Batching = Literal["full", "neighbor", "partition"]
 

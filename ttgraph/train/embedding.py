@@ -57,7 +57,7 @@ def build_embedding(config: TrainConfig, shape: TTShape, graph: Tensor | CSR) ->
     Args:
         config: Which embedding, which start, which scale, which seed.
         shape: From :func:`plan_shape`.
-        graph: Its edges, (2, num_edges), or the CSR of the simple undirected graph, in the order of the nodes.
+        graph: Edges of the graph, (2, num_edges), in the order of the nodes; or its CSR.
 
     Returns:
         A module with a ``weight`` and a lookup by id; ``None`` where the configuration wants none.
@@ -76,8 +76,8 @@ def build_embedding(config: TrainConfig, shape: TTShape, graph: Tensor | CSR) ->
         if config.embedding == "hash":
             return HashEmbedding.plan(num_nodes, dim, **hashed)
         return PosHashEmbedding.plan(shape.row_factors, num_nodes, dim, **hashed)
-    if config.init == "spectral":
-        cores = init.spectral(shape, graph, seed=config.seed, **scale)
+    if config.init in ("spectral", "quotient"):
+        cores = getattr(init, config.init)(shape, graph, seed=config.seed, **scale)
     elif config.init == "node2vec":
         table = _node2vec(graph, num_nodes, dim, config.seed)
         cores = init.from_matrix(shape, table, std=config.init_std or DENSE_STD, seed=config.seed).cores
@@ -93,6 +93,10 @@ def _dense_start(config: TrainConfig, shape: TTShape, graph: Tensor | CSR, gener
         # A small graph has fewer eigenvectors than the table has columns: noise of their size takes the others.
         noise = torch.randn(num_nodes, dim - weight.size(1), generator=generator) / math.sqrt(num_nodes)
         weight = torch.cat([weight, noise], dim=1)
+    elif config.init == "quotient":
+        level = min(2, shape.depth - 1)
+        weight = init.part_eigenvectors(shape, graph, level, seed=config.seed)
+        weight = weight.repeat_interleave(shape.row_strides[level - 1], dim=0)[:num_nodes]
     elif config.init == "node2vec":
         weight = _node2vec(graph, num_nodes, dim, config.seed)
     elif config.init == "hierarchical":
@@ -113,10 +117,10 @@ def _position_factors(num_nodes: int, num_rows: int) -> tuple[int, ...]:
 
 def _node2vec(graph: Tensor | CSR, num_nodes: int, dim: int, seed: int) -> Tensor:
     """Rows of node2vec, kept for the next contenders of a comparison: they take longer than a training run."""
-    csr = CSR.of(graph, num_nodes)
-    key = (zlib.crc32(csr.neighbours.numpy().tobytes()), num_nodes, dim, seed)
+    edges = graph.neighbours if isinstance(graph, CSR) else graph
+    key = (zlib.crc32(edges.contiguous().numpy().tobytes()), num_nodes, dim, seed)
     if key not in _WALKED:
         if len(_WALKED) >= _KEPT:
             _WALKED.pop(next(iter(_WALKED)))
-        _WALKED[key] = node2vec(csr, dim, seed=seed)
+        _WALKED[key] = node2vec(CSR.of(graph, num_nodes), dim, seed=seed)
     return _WALKED[key]
