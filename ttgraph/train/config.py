@@ -212,7 +212,7 @@ class TrainConfig(NodeConfig):
             >>> TrainConfig.recommended_on_disk((480, 500, 500)).batching
             'neighbor'
         """
-        best: dict[str, Any] = dict(batching="neighbor", epochs=10, lr=0.003, row_factors=row_factors)
+        best: dict[str, Any] = dict(batching="neighbor", init="quotient", epochs=10, lr=0.003, row_factors=row_factors)
         return cls(**best | settings)
 
     def __post_init__(self) -> None:
