@@ -20,6 +20,7 @@ CUDA := build/cuda
 # Neither code that inductor compiles nor the memory that a sanitizer adds is that of the kernels.
 SANITIZED := tests/test_ops.py tests/test_bag.py tests/test_bags.py tests/test_linear_op.py tests/test_messages.py \
   tests/test_pointwise.py tests/test_narrow_conv.py tests/test_sample_edges.py tests/test_preferential.py \
+  tests/test_sample_neighbors.py tests/test_transpose.py \
   -k "not test_compile_with_the_default_backend and not test_no_row_of_every_id_is_made and not test_every_instruction_set"
 
 .PHONY: demo test test-asan test-tsan test-gpu bench bench-gpu cuda lint format clean
