@@ -40,7 +40,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         fanouts = [int(fanout) for fanout in text.split(",")]
         about = {"threads": threads, "fan-outs": text}
-        batches = torch.randperm(arguments.nodes).split(arguments.seeds)[:32]
+        batches = torch.randperm(arguments.nodes, generator=torch.Generator().manual_seed(0)).split(arguments.seeds)[
+            :32
+        ]
         for dtype in (torch.int64, torch.int32):
             part = neighbours.to(dtype)
             name = str(dtype).removeprefix("torch.")
