@@ -22,9 +22,9 @@ from ttgraph.graph import CSR
 from ttgraph.models import NodeClassifier, adjacency, make_gnn
 from ttgraph.order import NodeOrder
 from ttgraph.train import Interrupted, TrainConfig, train_folder
+from ttgraph.train.batches import neighborhood
 from ttgraph.train.evaluation import SampledNodes
 from ttgraph.train.prefetch import prefetched
-from ttgraph.train.shards import sampled
 
 FACTORS = (10, 10, 20)
 SMALL = dict(hidden=16, layers=2, dim=16, rank=4, fanout=(5, 5), batch_size=60, epochs=2, init="hierarchical")
@@ -108,7 +108,8 @@ def test_layers_of_a_full_sample_are_the_whole_graph(folder, model):
     embedding = torch.nn.Embedding(folder.num_nodes, 8)
     network = NodeClassifier(embedding, make_gnn(model, 8, 5, hidden=8, layers=3)).eval()
     seeds = torch.tensor([3, 1999, 70])
-    batch = sampled(folder, config_of(folder, model=model, layers=3, fanout=(-1,)), seeds, 0)
+    config = config_of(folder, model=model, layers=3, fanout=(-1,))
+    batch = neighborhood(folder.csr, folder.y, config, seeds, 0)
     assert len(batch.adj) == 3
     assert batch.adj[0].num_sources > batch.adj[0].num_rows > batch.adj[2].num_rows == 3
     whole = network.inference(adjacency(model, folder.csr))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.loader import NodeLoader
 
 from ttgraph.graph import CSR
 from ttgraph.models import LabelInputs, ModelName, adjacency
 from ttgraph.ops import Adjacency
-from ttgraph.sampling import CSRNeighborSampler, partition_batches
+from ttgraph.sampling import CSRNeighborSampler, partition_batches, seed_batches
 from ttgraph.train.config import TrainConfig
 
 
@@ -156,12 +156,8 @@ class NeighborBatches:
 
     Args:
         supervision: What there is to learn.
-        data: The graph.
-        csr: Its incoming neighbours.
-        model: Whose adjacency to make.
-        batch_size: Seed nodes a batch.
-        fanout: Neighbours to sample per layer, the seeds' first.
-        seed: Of the batches and the sampling.
+        csr: The graph's incoming neighbours.
+        config: Of the model, the batches and the fan-outs.
         device: Where the batches go.
 
     Source: Hamilton, Ying, Leskovec, "Inductive Representation Learning on Large Graphs" (NeurIPS 2017).
@@ -169,43 +165,59 @@ class NeighborBatches:
 
     unit = "node"
 
-    def __init__(
-        self,
-        supervision: Supervision,
-        data: Data,
-        csr: CSR,
-        *,
-        model: ModelName,
-        batch_size: int,
-        fanout: tuple[int, ...],
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self._supervision, self._data, self._csr, self._model, self._device = supervision, data, csr, model, device
-        self._fanout, self._batch_size, self._seed = list(fanout), batch_size, seed
+    def __init__(self, supervision: Supervision, csr: CSR, config: TrainConfig, device: torch.device) -> None:
+        self._supervision, self._csr, self._config, self._device = supervision, csr, config, device
         self.units_per_epoch = int(supervision.epoch(0)[0].sum())
 
     def __len__(self) -> int:
-        return -(-self.units_per_epoch // self._batch_size)
+        return -(-self.units_per_epoch // self._config.batch_size)
 
     def epoch(self, number: int) -> Iterator[NodeBatch]:
         """The batches of epoch ``number``."""
         mask, x = self._supervision.epoch(number)
-        seed = self._seed * 1_000_003 + number
-        loader = NodeLoader(
-            self._data,
-            node_sampler=CSRNeighborSampler(self._csr, num_neighbors=self._fanout, seed=seed),
-            input_nodes=mask.nonzero().flatten(),
-            batch_size=self._batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for sample in loader:
-            part = CSR.incoming(sample.edge_index, sample.num_nodes)
-            adj = adjacency(self._model, part, self._csr.degrees[sample.n_id])
-            targets = torch.arange(sample.batch_size)
-            labels = sample.y[: sample.batch_size]
-            yield NodeBatch(sample.n_id, adj, targets, labels, _rows(x, sample.n_id)).to(self._device)
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + number)
+        for seeds in seed_batches(mask.nonzero().flatten(), self._config.batch_size, generator=generator):
+            batch = neighborhood(self._csr, self._supervision.y, self._config, seeds, number)
+            assert batch.node_ids is not None
+            yield replace(batch, x=_rows(x, batch.node_ids)).to(self._device)
+
+
+def neighborhood(csr: CSR, y: Tensor, config: TrainConfig, seeds: Tensor, epoch: int) -> NodeBatch:
+    """Nodes with a sampled neighbourhood.
+
+    Args:
+        csr: The graph's incoming neighbours.
+        y: Classes.  # (num_nodes,) integer
+        config: Of the model and the fan-outs.
+        seeds: The nodes.  # (seeds,) int64
+        epoch: Of the draws.
+
+    Returns:
+        A batch whose targets are the seeds; for networks that take them, with an adjacency for each layer.
+    """
+    sampler = CSRNeighborSampler(csr, num_neighbors=config.layer_fanout, seed=config.seed)
+    sampler.set_epoch(epoch)
+    sample = sampler.sample(seeds)
+    degrees = degrees_of(csr, sample.node_ids) if config.model == "gcn" else None
+    targets, labels = torch.arange(len(seeds)), y[seeds].long()
+    if config.model in ("gat", "mlp"):
+        rim = sample.csr.offsets[-1:].expand(len(sample.node_ids) - sample.csr.num_nodes)
+        square = CSR(torch.cat([sample.csr.offsets, rim]), sample.csr.neighbours)
+        return NodeBatch(sample.node_ids, adjacency(config.model, square), targets, labels)
+
+    def layer(rows: int, sources: int) -> Adjacency:
+        """The first rows, which hear none but the first so many sources."""
+        first = CSR(sample.csr.offsets[: rows + 1], sample.csr.neighbours[: int(sample.csr.offsets[rows])])
+        return adjacency(config.model, first, None if degrees is None else degrees[:sources], sources)
+
+    sizes = list(itertools.accumulate(sample.hop_sizes))
+    adjs = tuple(layer(rows, sources) for rows, sources in zip(sizes[-2::-1], sizes[:0:-1], strict=True))
+    return NodeBatch(sample.node_ids, adjs, targets, labels)
+
+
+def degrees_of(csr: CSR, nodes: Tensor) -> Tensor:
+    """Degrees of some nodes of a graph that may be mapped: of the others nothing is read."""
+    return csr.offsets[nodes + 1] - csr.offsets[nodes]
 
 
 def _rows(x: Tensor | None, node_ids: Tensor) -> Tensor | None:
@@ -236,4 +248,4 @@ def make_batches(
     common: dict[str, Any] = dict(model=config.model, seed=config.seed, device=adj.device)
     if config.batching == "partition":
         return PartitionBatches(supervision, csr, row_factors, num_batches=config.num_batches, **common)
-    return NeighborBatches(supervision, data, csr, batch_size=config.batch_size, fanout=config.layer_fanout, **common)
+    return NeighborBatches(supervision, csr, config, adj.device)

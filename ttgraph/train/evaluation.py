@@ -14,11 +14,11 @@ from ttgraph.graph import CSR
 from ttgraph.models import NodeClassifier, adjacency
 from ttgraph.ops import Adjacency
 from ttgraph.ops.aggregate import row_ranges
+from ttgraph.train.batches import NodeBatch, neighborhood
 from ttgraph.train.config import TrainConfig
 from ttgraph.train.metric import score
 from ttgraph.train.prefetch import prefetched
 from ttgraph.train.ranks import Ranks
-from ttgraph.train.shards import sampled
 
 # Up to how many nodes all of them are scored: two hidden layers of these are held.
 _MOST_NODES = 5_000_000
@@ -123,7 +123,7 @@ class SampledNodes:
         scores = torch.zeros(len(ids), self._graph.num_classes)
         starts = range(self._ranks.rank * _BATCH, len(ids), self._ranks.size * _BATCH)
         self._model.eval()
-        batches = (sampled(self._graph, self._config, ids[begin : begin + _BATCH], _EPOCH) for begin in starts)
+        batches = (self._neighborhood(ids[begin : begin + _BATCH]) for begin in starts)
         for begin, made in zip(starts, prefetched(batches, self._config.prefetch), strict=True):
             batch = made.to(self._device)
             rows = self._model(batch.adj, batch.node_ids)[batch.targets]
@@ -133,6 +133,9 @@ class SampledNodes:
         scores = self._ranks.sum(scores.to(self._device)).cpu()
         self._classes[part] = scores.argmax(dim=1)
         return score(self._graph.metric, scores, self._graph.y[ids].long(), torch.ones(len(ids), dtype=torch.bool))
+
+    def _neighborhood(self, ids: Tensor) -> NodeBatch:
+        return neighborhood(self._graph.csr, self._graph.y, self._config, ids, _EPOCH)
 
     def predictions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The classes of the nodes that were scored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,11 +10,9 @@ import torch
 from torch import Tensor
 
 from ttgraph.data import GraphFolder
-from ttgraph.graph import CSR
-from ttgraph.models import ModelName, adjacency
-from ttgraph.ops import Adjacency
-from ttgraph.sampling import CSRNeighborSampler, partition_batch, seed_batches
-from ttgraph.train.batches import NodeBatch
+from ttgraph.models import adjacency
+from ttgraph.sampling import partition_batch, seed_batches
+from ttgraph.train.batches import NodeBatch, degrees_of, neighborhood
 from ttgraph.train.config import TrainConfig
 from ttgraph.train.prefetch import prefetched
 from ttgraph.train.ranks import Ranks
@@ -97,7 +94,7 @@ class ShardedBatches:
         batches = seed_batches(self._ids, config.batch_size, width=config.seed_width, generator=generator)
         for step in range(begin, end):
             seeds = batches[step].tensor_split(self._num_shards)
-            yield [self._shard(sampled(self._graph, config, seeds[i], epoch), len(batches[step]), epoch, step, i)
+            yield [self._shard(neighborhood(self._graph.csr, self._graph.y, config, seeds[i], epoch), len(batches[step]), epoch, step, i)
                    for i in self._mine]  # fmt: skip
 
     def _groups(self, epoch: int, begin: int, end: int) -> Iterator[list[Shard]]:
@@ -125,46 +122,6 @@ class ShardedBatches:
             for adj in batch.adj if isinstance(batch.adj, tuple) else (batch.adj,):
                 _ = adj.transposed  # which the gradient needs: made here, it is waited for nowhere
         return Shard(batch.pinned() if self._device.type == "cuda" else batch, 1 / targets, seed)
-
-
-def sampled(graph: GraphFolder, config: TrainConfig, seeds: Tensor, epoch: int) -> NodeBatch:
-    """Nodes with a sampled neighbourhood.
-
-    Args:
-        graph: The graph.
-        config: Of the model and the fan-outs.
-        seeds: The nodes.  # (seeds,)
-        epoch: Of the draws.
-
-    Returns:
-        A batch whose targets are the seeds; for networks that take them, an adjacency per layer.
-    """
-    sampler = CSRNeighborSampler(graph.csr, num_neighbors=config.layer_fanout, seed=config.seed)
-    sampler.set_epoch(epoch)
-    sample = sampler.sample(seeds)
-    targets, labels = torch.arange(len(seeds)), graph.y[seeds].long()
-    if config.model in ("gat", "mlp"):
-        rim = sample.csr.offsets[-1:].expand(len(sample.node_ids) - sample.csr.num_nodes)
-        square = CSR(torch.cat([sample.csr.offsets, rim]), sample.csr.neighbours)
-        return NodeBatch(sample.node_ids, adjacency(config.model, square), targets, labels)
-    sizes = list(itertools.accumulate(sample.hop_sizes))
-    degrees = degrees_of(graph.csr, sample.node_ids) if config.model == "gcn" else None
-    adjs = tuple(
-        _layer(config.model, sample.csr, degrees, rows, sources)
-        for rows, sources in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
-    )
-    return NodeBatch(sample.node_ids, adjs, targets, labels)
-
-
-def _layer(model: ModelName, csr: CSR, degrees: Tensor | None, rows: int, sources: int) -> Adjacency:
-    """The first rows, which hear none but the first so many sources."""
-    first = CSR(csr.offsets[: rows + 1], csr.neighbours[: int(csr.offsets[rows])])
-    return adjacency(model, first, None if degrees is None else degrees[:sources], sources)
-
-
-def degrees_of(csr: CSR, nodes: Tensor) -> Tensor:
-    """Degrees of some nodes of a mapped graph, of whose others nothing is read."""
-    return csr.offsets[nodes + 1] - csr.offsets[nodes]
 
 
 def with_shards(config: TrainConfig, ranks: Ranks, earlier: dict[str, object] | None) -> TrainConfig:
