@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,8 +94,8 @@ class ShardedBatches:
         batches = seed_batches(self._ids, config.batch_size, width=config.seed_width, generator=generator)
         for step in range(begin, end):
             seeds = batches[step].tensor_split(self._num_shards)
-            yield [self._shard(neighborhood(self._graph.csr, self._graph.y, config, seeds[i], epoch), len(batches[step]), epoch, step, i)
-                   for i in self._mine]  # fmt: skip
+            made = (neighborhood(self._graph.csr, self._graph.y, config, seeds[i], epoch) for i in self._mine)
+            yield self._shards(made, len(batches[step]), epoch, step)
 
     def _groups(self, epoch: int, begin: int, end: int) -> Iterator[list[Shard]]:
         config, generator = self._config, torch.Generator().manual_seed(self._seed(epoch))
@@ -107,7 +107,7 @@ class ShardedBatches:
             groups = [group.sort().values for group in order[step].tensor_split(self._num_shards)]
             targets = int(sum(starts[group + 1].sum() - starts[group].sum() for group in groups))
             if targets:
-                yield [self._shard(self._group(groups[i]), targets, epoch, step, i) for i in self._mine]
+                yield self._shards((self._group(groups[i]) for i in self._mine), targets, epoch, step)
 
     def _group(self, parts: Tensor) -> NodeBatch:
         inside = partition_batch(self._graph.csr, self._width, parts)
@@ -116,12 +116,18 @@ class ShardedBatches:
         adj = adjacency(self._config.model, inside.csr, degrees)
         return NodeBatch(inside.node_ids, adj, targets, self._graph.y[inside.node_ids[targets]].long())
 
-    def _shard(self, batch: NodeBatch, targets: int, epoch: int, step: int, number: int) -> Shard:
-        seed = ((self._seed(epoch) * self.steps + step) * self._num_shards + number) % (1 << 63)
-        if self._device.type == "cpu":
-            for adj in batch.adj if isinstance(batch.adj, tuple) else (batch.adj,):
-                _ = adj.transposed  # which the gradient needs: made here, it is waited for nowhere
-        return Shard(batch.pinned() if self._device.type == "cuda" else batch, 1 / targets, seed)
+    def _shards(self, batches: Iterable[NodeBatch], targets: int, epoch: int, step: int) -> list[Shard]:
+        """Of a batch with so many labels in its loss."""
+        shards = []
+        for number, batch in zip(self._mine, batches, strict=True):
+            if self._device.type == "cuda":
+                batch = batch.pinned()
+            else:
+                for adj in batch.adj if isinstance(batch.adj, tuple) else (batch.adj,):
+                    _ = adj.transposed  # which the gradient needs: made here, it is waited for nowhere
+            seed = ((self._seed(epoch) * self.steps + step) * self._num_shards + number) % (1 << 63)
+            shards.append(Shard(batch, 1 / targets, seed))
+        return shards
 
 
 def with_shards(config: TrainConfig, ranks: Ranks, earlier: dict[str, object] | None) -> TrainConfig:
