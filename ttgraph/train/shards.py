@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ttgraph.data import GraphFolder
+from ttgraph.data.build import SPLIT_CODES
 from ttgraph.models import adjacency
 from ttgraph.sampling import partition_batch, seed_batches
 from ttgraph.train.batches import NodeBatch, degrees_of, neighborhood
@@ -111,7 +112,7 @@ class ShardedBatches:
 
     def _group(self, parts: Tensor) -> NodeBatch:
         inside = partition_batch(self._graph.csr, self._width, parts)
-        targets = torch.isin(inside.node_ids, self._ids, assume_unique=True).nonzero().flatten()
+        targets = (self._graph.split[inside.node_ids] == SPLIT_CODES["train"]).nonzero().flatten()
         degrees = degrees_of(self._graph.csr, inside.node_ids) if self._config.model == "gcn" else None
         adj = adjacency(self._config.model, inside.csr, degrees)
         return NodeBatch(inside.node_ids, adj, targets, self._graph.y[inside.node_ids[targets]].long())
