@@ -4,16 +4,19 @@
 // One thread moves one node after another, each seeing the moves before it. That settles in fewer rounds than
 // moves made at once, keeps the limit without any repair, and gives the same clusters on every machine; what
 // binds are the reads of the neighbours' labels all over memory, and those are fetched ahead.
+#include <algorithm>
+
 #include "cpu/clusters.h"
 #include "cpu/random.h"
 
 namespace ttgraph {
 
-constexpr int64_t kLabelsAhead = 32;  // neighbours whose labels are on their way
+constexpr int64_t kLabelsAhead = 32;   // neighbours whose labels are on their way
+constexpr int64_t kWeightsAhead = 16;  // and those whose clusters' weights are
 
 struct Clusters {
-  int32_t* labels;               // of each node
-  std::vector<int64_t> weights;  // of each cluster
+  int32_t* labels;   // of each node
+  int64_t* weights;  // of each cluster
   int64_t max_weight;
 };
 
@@ -28,8 +31,10 @@ static int64_t move_nodes(const int64_t* offsets, int64_t num_nodes, const Id* n
     if (begin == end) continue;
     sums.reset(end - begin);
     for (int64_t e = begin; e < end; ++e) {
-      if (e + kLabelsAhead < offsets[num_nodes])
+      if (e + kLabelsAhead < offsets[num_nodes]) {
         __builtin_prefetch(clusters.labels + neighbours[e + kLabelsAhead]);
+        __builtin_prefetch(&clusters.weights[clusters.labels[neighbours[e + kWeightsAhead]]]);
+      }
       if (neighbours[e] != node) sums.add(clusters.labels[neighbours[e]], weights ? weights[e] : 1);
     }
     const int32_t own = clusters.labels[node];
@@ -67,9 +72,12 @@ Tensor cluster_nodes(Tensor offsets, Tensor neighbours, std::optional<Tensor> we
   labels = check_ints(op, "labels", labels, num_nodes);
   const int32_t *const start = data_of(labels), *const node_weight = data_of(node_weights);
   check_range(op, "labels", start, num_nodes, num_nodes);
-  const Tensor result = torch::stable::empty({num_nodes}, ScalarType::Int);
-  Clusters clusters{static_cast<int32_t*>(result.mutable_data_ptr()), std::vector<int64_t>(num_nodes),
-                    max_weight};
+  // Read all over: with small pages, every read would look up its page first.
+  const Tensor result = on_large_pages(torch::stable::empty({num_nodes}, ScalarType::Int));
+  const Tensor sizes = on_large_pages(torch::stable::empty({num_nodes}, ScalarType::Long));
+  Clusters clusters{static_cast<int32_t*>(result.mutable_data_ptr()),
+                    static_cast<int64_t*>(sizes.mutable_data_ptr()), max_weight};
+  std::fill_n(clusters.weights, num_nodes, 0);
   for (int64_t node = 0; node < num_nodes; ++node) {
     clusters.labels[node] = start ? start[node] : static_cast<int32_t>(node);
     clusters.weights[clusters.labels[node]] += node_weight ? node_weight[node] : 1;

@@ -23,6 +23,10 @@ def default_order(num_nodes: int) -> str:
     return "metis" if num_nodes <= MOST_FOR_METIS else "multilevel"
 
 
+# From how many nodes on several processes order them.
+_MANY_NODES = 1_000_000
+
+
 def plan_row_factors(num_nodes: int, row_factors: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     """The digits of the nodes' ids: those that are given, or balanced ones.
 
@@ -59,6 +63,8 @@ def compute_order(
         known["train_mask"] = torch.from_numpy(labels.split == SPLIT_CODES["train"])
     if name == "multilevel":
         known["folder"] = folder
+        # Processes take seconds to start, which small graphs do not need in all.
+        known["workers"] = torch.get_num_threads() if graph.num_nodes > _MANY_NODES else 1
     return getattr(orders, f"{name}_order")(graph, graph.num_nodes, row_factors, seed=seed, **known)
 
 
