@@ -26,6 +26,21 @@ struct Members {
   std::vector<int32_t> order;
 };
 
+// Asks for what will be read of the nodes to come: their offsets, then their neighbours, then the labels of
+// these.
+template <class Id>
+static void ask_ahead(const int64_t* offsets, const Id* neighbours, const int32_t* labels,
+                      const std::vector<int32_t>& order, int64_t place) {
+  constexpr int64_t kOffsets = 12, kNeighbours = 8, kLabels = 4, kMostLabels = 16;
+  const int64_t left = static_cast<int64_t>(order.size()) - place;
+  if (left <= kOffsets) return;
+  __builtin_prefetch(offsets + order[place + kOffsets]);
+  __builtin_prefetch(neighbours + offsets[order[place + kNeighbours]]);
+  const int32_t node = order[place + kLabels];
+  const int64_t end = std::min(offsets[node + 1], offsets[node] + kMostLabels);
+  for (int64_t e = offsets[node]; e < end; ++e) __builtin_prefetch(labels + neighbours[e]);
+}
+
 // Gives use(cluster, sums) the edges from each cluster to the others.
 template <class Id, class Use>
 static void each_cluster(const int64_t* offsets, const Id* neighbours, const int32_t* weights,
@@ -40,9 +55,11 @@ static void each_cluster(const int64_t* offsets, const Id* neighbours, const int
         for (int64_t i = members.begins[c]; i < members.begins[c + 1]; ++i)
           most += offsets[members.order[i] + 1] - offsets[members.order[i]];
         sums.reset(std::min(most, num_clusters));
-        for (int64_t i = members.begins[c]; i < members.begins[c + 1]; ++i)
+        for (int64_t i = members.begins[c]; i < members.begins[c + 1]; ++i) {
+          ask_ahead(offsets, neighbours, labels, members.order, i);
           for (int64_t e = offsets[members.order[i]]; e < offsets[members.order[i] + 1]; ++e)
             if (labels[neighbours[e]] != c) sums.add(labels[neighbours[e]], weights ? weights[e] : 1);
+        }
         use(c, sums);
       }
   });
@@ -56,8 +73,12 @@ std::tuple<Tensor, Tensor, Tensor> contract(Tensor offsets, Tensor neighbours, s
   require(num_clusters >= 0 && num_clusters < int64_t{1} << 31, op,
           " needs num_clusters from 0 to 2147483647, got ", num_clusters);
   labels = *check_ints(op, "labels", labels, num_nodes);
-  const int32_t* const label = static_cast<const int32_t*>(labels.const_data_ptr());
-  check_range(op, "labels", label, num_nodes, num_clusters);
+  const int32_t* const given = static_cast<const int32_t*>(labels.const_data_ptr());
+  check_range(op, "labels", given, num_nodes, num_clusters);
+  // Read all over: with small pages, every read would look up its page first.
+  const Tensor near = on_large_pages(torch::stable::empty({num_nodes}, ScalarType::Int));
+  int32_t* const label = static_cast<int32_t*>(near.mutable_data_ptr());
+  std::copy_n(given, num_nodes, label);
   const Members members(label, num_nodes, num_clusters);
   const auto each = [&](const auto& use) {
     with_neighbours(neighbours, [&](const auto* ids) {

@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 # directly into many parts, which keeps up to 4 % more edges where these are many and not tiny. Parts may then
 # exceed their share by _SLACK thousandths: more freedom for METIS gains more edges than the repair loses.
 _MANY_PARTS, _LARGE_PART, _SLACK = 128, 32, 60
+# Nodes of overfull parts whose moves are compared, for each that must move, and at least.
+_CANDIDATES, _FEW_NODES = 16, 1 << 22
 
 
 def metis_order(
@@ -141,18 +143,23 @@ def exact_parts(csr: CSR, part: Ints, capacity: int) -> Ints:
     num_nodes = len(part)
     num_parts = -(-num_nodes // capacity)
     target = np.minimum(capacity, num_nodes - capacity * np.arange(num_parts))
-    part = part.copy()
+    part, useful = part.copy(), True
     while True:
         excess = np.bincount(part, minlength=num_parts) - target
         movers = np.flatnonzero(excess[part] > 0)
         if len(movers) == 0:
             return part
+        # Of a large graph, so many candidates for each node that must go are enough, until they find no place.
+        step = max(len(movers) // max(_CANDIDATES * int(excess.clip(min=0).sum()), _FEW_NODES), 1) if useful else 1
+        movers = movers[::step]
         row, to, loss, internal = _cheapest_moves(csr, part, movers, excess)
+        useful = len(row) > 0 or step == 1
         move = np.argsort(loss, kind="stable")  # cheapest first, from here on
         move = move[_rank(part[movers[row[move]]]) < excess[part[movers[row[move]]]]]
         move = move[_rank(to[move]) < -excess[to[move]]]
         if len(move):
             part[movers[row[move]]] = to[move]
+        if len(move) or step > 1:
             continue
         # No edge leads from a full part to one with room. Both kinds are sorted by part, hence by parent, and
         # each parent lacks in some parts what it has too much in others: so the two lists match one by one.

@@ -110,6 +110,17 @@ class _Store:
             np.save(file, values)
         return values
 
+    def mapped(self, name: str, values: Tensor | None) -> Tensor | None:
+        """An array in a file that is removed when nobody uses it any more, and so need not be in memory."""
+        if self._folder is None or values is None:
+            return values
+        path = self._folder / f"{name}.npy"
+        try:
+            np.save(path, values.numpy())
+            return torch.from_numpy(np.asarray(np.load(path, mmap_mode="c")))
+        finally:
+            path.unlink(missing_ok=True)
+
 
 Mapper = Callable[..., Iterable[Ints]]
 
@@ -135,7 +146,7 @@ def _order(csr: CSR, factors: Sequence[int], seed: int, store: _Store, mapper: M
     block, inside = together * capacity, (together, *factors[1:])
     if num_nodes <= block or len(factors) == 1:
         return nested_parts(csr, factors, seed)
-    part = store.get("blocks", lambda: _blocks(csr, block, seed).astype(np.int32))
+    part = store.get("blocks", lambda: _blocks(csr, block, seed, store).astype(np.int32))
     new_to_old: Ints = np.argsort(part, kind="stable")
     del part
     new_id = inverse_of(new_to_old)
@@ -182,8 +193,20 @@ class _Level:
             seed=seed,
         )
 
+    def mapped(self, store: _Store, name: str) -> _Level:
+        """The same in files: of a hundred million nodes, the first clusters have nearly as many edges."""
+        offsets, neighbours = (
+            store.mapped(f"{name}-{part}", getattr(self.csr, part)) for part in ("offsets", "neighbours")
+        )
+        assert offsets is not None
+        assert neighbours is not None
+        weights, node_weights = (
+            store.mapped(f"{name}-{part}", getattr(self, part)) for part in ("weights", "node_weights")
+        )
+        return _Level(CSR(offsets, neighbours), weights, node_weights)
 
-def _blocks(csr: CSR, capacity: int, seed: int) -> Ints:
+
+def _blocks(csr: CSR, capacity: int, seed: int, store: _Store) -> Ints:
     """A partition into parts of exactly ``capacity`` nodes, the last of all what is left."""
     shares = shares_of(csr.num_nodes, capacity)
     coarse = max(_COARSE, _CLUSTERS_PER_PART * len(shares))
@@ -193,7 +216,7 @@ def _blocks(csr: CSR, capacity: int, seed: int) -> Ints:
         if num_clusters > _STALLED * level.csr.num_nodes:
             break
         finer.append((level, labels))
-        level = _contracted(level, labels, num_clusters)
+        level = _contracted(level, labels, num_clusters).mapped(store, f"level-{len(finer)}")
     if level.csr.num_edges:
         direct = cut_directly(len(shares), capacity)
         coarsest = cut(level.csr, shares, seed, direct=direct, weights=level.weights, node_weights=level.node_weights)
