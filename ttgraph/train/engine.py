@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,7 +120,7 @@ def fit(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Batches,
-    loss_of: Callable[[Any], Tensor],
+    loss_of: Callable[[Any], Tensor] | None,
     validate: Callable[[], float],
     schedule: Schedule,
     folder: Path | None = None,
@@ -137,7 +138,7 @@ def fit(
         model: What to train.
         optimizer: Its optimizer; the learning rates it has now are the highest of the schedule.
         batches: The batches of an epoch.
-        loss_of: From a batch to its loss.
+        loss_of: From a batch to its loss; ``None`` where ``backward`` computes it.
         validate: The validation score, higher is better.
         schedule: How long to train.
         folder: Where checkpoints and ``metrics.jsonl`` go; nothing is written by default.
@@ -174,7 +175,10 @@ def fit(
         disable=None if ranks.is_first else True,
         leave=False,
     )
-    backward = backward or (lambda batch: _backward(loss_of(batch)))
+    if backward is None:
+        if loss_of is None:
+            raise ValueError("fit needs loss_of, or backward, which computes the loss itself")
+        backward = partial(_backward, loss_of)
     with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
         while progress.epoch < schedule.rounds and progress.stale < schedule.patience:
             row = _train_epoch(model, optimizer, peaks, batches, backward, schedule, progress.epoch, bar)
@@ -244,7 +248,8 @@ def _train_epoch(
     }
 
 
-def _backward(loss: Tensor) -> Tensor:
+def _backward(loss_of: Callable[[Any], Tensor], batch: Any) -> Tensor:
+    loss = loss_of(batch)
     loss.backward()
     return loss.detach()
 

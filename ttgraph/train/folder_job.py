@@ -95,7 +95,7 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
             model,
             optimizer,
             batches,
-            _no_loss,
+            None,
             lambda: evaluation.score("val"),
             schedule,
             out,
@@ -210,10 +210,6 @@ def sharded_backward(
         return total[0]
 
     return backward
-
-
-def _no_loss(batch: Any) -> Tensor:
-    raise NotImplementedError  # the loss of a batch is that of all processes
 
 
 def _sizes(config: TrainConfig, graph: GraphFolder, model: NodeClassifier) -> dict[str, Any]:
