@@ -1,68 +1,108 @@
 // The quotient of a graph by clusters of its nodes: one node a cluster, and between two of them the weight of
 // all edges that there are.
 //
-// Each cluster's row is summed twice, to count its entries and to write them: so nothing is allocated beside
-// the result but the nodes by cluster.
+// The nodes of a cluster are all over memory. So the clusters are taken in ranges: for each, all labels are
+// read in order, and the neighbours of the nodes that are in it are copied to rows, one a cluster. What is
+// left to be read at random are the labels of those, which can be asked for ahead.
 #include "cpu/clusters.h"
 
 namespace ttgraph {
 
-constexpr int64_t kClusters = 1 << 10;  // that a thread takes at a time
+constexpr int64_t kRangeEdges = 1 << 24;  // of the clusters of a range, about
+constexpr int64_t kLabelsAhead = 32;      // neighbours whose labels are on their way
 
-// The nodes of cluster c are order[begins[c]] .. order[begins[c + 1] - 1], ascending.
-struct Members {
-  Members(const int32_t* labels, int64_t num_nodes, int64_t num_clusters)
-      : begins(num_clusters + 1), order(num_nodes) {
-    for (int64_t node = 0; node < num_nodes; ++node) ++begins[labels[node]];
-    int64_t place = 0;
-    for (int64_t& begin : begins) place += std::exchange(begin, place);
-    for (int64_t node = 0; node < num_nodes; ++node)
-      order[begins[labels[node]]++] = static_cast<int32_t>(node);
-    for (int64_t c = num_clusters; c > 0; --c) begins[c] = begins[c - 1];
-    begins[0] = 0;
-  }
-
-  std::vector<int64_t> begins;
-  std::vector<int32_t> order;
+template <class Id>
+struct Graph {
+  const int64_t* offsets;
+  const Id* neighbours;
+  const int32_t* weights;  // of the edges, or none
+  int64_t num_nodes;
 };
 
-// Asks for what will be read of the nodes to come: their offsets, then their neighbours, then the labels of
-// these.
+// The rows of a range of clusters.
+struct Quotient {
+  std::vector<int64_t> sizes;
+  std::vector<int32_t> others, totals;
+};
+
+// The edges from the nodes of clusters first .. last - 1, by cluster; begins[c] is where those of c begin.
 template <class Id>
-static void ask_ahead(const int64_t* offsets, const Id* neighbours, const int32_t* labels,
-                      const std::vector<int32_t>& order, int64_t place) {
-  constexpr int64_t kOffsets = 12, kNeighbours = 8, kLabels = 4, kMostLabels = 16;
-  const int64_t left = static_cast<int64_t>(order.size()) - place;
-  if (left <= kOffsets) return;
-  __builtin_prefetch(offsets + order[place + kOffsets]);
-  __builtin_prefetch(neighbours + offsets[order[place + kNeighbours]]);
-  const int32_t node = order[place + kLabels];
-  const int64_t end = std::min(offsets[node + 1], offsets[node] + kMostLabels);
-  for (int64_t e = offsets[node]; e < end; ++e) __builtin_prefetch(labels + neighbours[e]);
+struct Rows {
+  Rows(const Graph<Id>& graph, const int32_t* labels, const int64_t* begins, int64_t first, int64_t last)
+      : ends(begins + first, begins + last), ids(begins[last] - begins[first]) {
+    if (graph.weights) weights.resize(ids.size());
+    for (int64_t& end : ends) end -= begins[first];
+    for (int64_t node = 0; node < graph.num_nodes; ++node) {
+      if (labels[node] < first || labels[node] >= last) continue;
+      int64_t& end = ends[labels[node] - first];
+      for (int64_t e = graph.offsets[node]; e < graph.offsets[node + 1]; ++e, ++end) {
+        ids[end] = static_cast<int32_t>(graph.neighbours[e]);
+        if (graph.weights) weights[end] = graph.weights[e];
+      }
+    }
+  }
+
+  std::vector<int64_t> ends;  // of each cluster's row
+  std::vector<int32_t> ids, weights;
+};
+
+// False where a sum is more than an int32 holds.
+template <class Id>
+static bool sum_rows(const Rows<Id>& rows, const int32_t* labels, int64_t first, Quotient& quotient) {
+  ClusterSums sums;
+  int64_t e = 0;
+  for (size_t row = 0; row < rows.ends.size(); ++row) {
+    sums.reset(rows.ends[row] - e);
+    for (; e < rows.ends[row]; ++e) {
+      if (e + kLabelsAhead < static_cast<int64_t>(rows.ids.size()))
+        __builtin_prefetch(labels + rows.ids[e + kLabelsAhead]);
+      const int32_t cluster = labels[rows.ids[e]];
+      if (cluster != first + static_cast<int64_t>(row))
+        sums.add(cluster, rows.weights.empty() ? 1 : rows.weights[e]);
+    }
+    const int64_t begin = static_cast<int64_t>(quotient.others.size());
+    for (int64_t i = 0; i < sums.size(); ++i) quotient.others.push_back(sums.cluster(i));
+    std::sort(quotient.others.begin() + begin, quotient.others.end());
+    for (int64_t i = begin; i < begin + sums.size(); ++i) {
+      const int64_t total = sums.of(quotient.others[i]);
+      if (total != static_cast<int32_t>(total)) return false;
+      quotient.totals.push_back(static_cast<int32_t>(total));
+    }
+    quotient.sizes.push_back(sums.size());
+  }
+  return true;
 }
 
-// Gives use(cluster, sums) the edges from each cluster to the others.
-template <class Id, class Use>
-static void each_cluster(const int64_t* offsets, const Id* neighbours, const int32_t* weights,
-                         const int32_t* labels, const Members& members, const Use& use) {
-  const int64_t num_clusters = static_cast<int64_t>(members.begins.size()) - 1;
-  std::atomic<int64_t> next = 0;
-  each_share(count_shares(num_clusters, kClusters), [&](int64_t) {
-    ClusterSums sums;
-    for (int64_t first; (first = kClusters * next++) < num_clusters;)
-      for (int64_t c = first; c < std::min(first + kClusters, num_clusters); ++c) {
-        int64_t most = 0;
-        for (int64_t i = members.begins[c]; i < members.begins[c + 1]; ++i)
-          most += offsets[members.order[i] + 1] - offsets[members.order[i]];
-        sums.reset(std::min(most, num_clusters));
-        for (int64_t i = members.begins[c]; i < members.begins[c + 1]; ++i) {
-          ask_ahead(offsets, neighbours, labels, members.order, i);
-          for (int64_t e = offsets[members.order[i]]; e < offsets[members.order[i] + 1]; ++e)
-            if (labels[neighbours[e]] != c) sums.add(labels[neighbours[e]], weights ? weights[e] : 1);
-        }
-        use(c, sums);
-      }
+// Where the edges of each cluster would begin, one after the other.
+static std::vector<int64_t> begins_of(const int64_t* offsets, const int32_t* labels, int64_t num_nodes,
+                                      int64_t num_clusters) {
+  std::vector<int64_t> begins(num_clusters + 1);
+  for (int64_t node = 0; node < num_nodes; ++node)
+    begins[labels[node] + 1] += offsets[node + 1] - offsets[node];
+  for (int64_t c = 0; c < num_clusters; ++c) begins[c + 1] += begins[c];
+  return begins;
+}
+
+// The rows of all clusters, range by range.
+template <class Id>
+static std::vector<Quotient> quotients_of(const char* op, const Graph<Id>& graph, const int32_t* labels,
+                                          int64_t num_clusters) {
+  const std::vector<int64_t> begins = begins_of(graph.offsets, labels, graph.num_nodes, num_clusters);
+  std::vector<int64_t> firsts{0};
+  while (firsts.back() < num_clusters) {
+    const int64_t limit = begins[firsts.back()] + kRangeEdges;
+    const auto next = std::upper_bound(begins.begin() + firsts.back() + 1, begins.end() - 1, limit);
+    firsts.push_back(next - begins.begin());
+  }
+  std::vector<Quotient> quotients(firsts.size() - 1);
+  std::atomic<bool> fits = true;
+  each_share(static_cast<int64_t>(quotients.size()), [&](int64_t share) {
+    const int64_t first = firsts[share], last = firsts[share + 1];
+    const Rows<Id> rows(graph, labels, begins.data(), first, last);
+    if (!sum_rows(rows, labels, first, quotients[share])) fits = false;
   });
+  require(fits, op, " got weights whose sum between two clusters is more than an int32 holds");
+  return quotients;
 }
 
 std::tuple<Tensor, Tensor, Tensor> contract(Tensor offsets, Tensor neighbours, std::optional<Tensor> weights,
@@ -79,35 +119,28 @@ std::tuple<Tensor, Tensor, Tensor> contract(Tensor offsets, Tensor neighbours, s
   const Tensor near = on_large_pages(torch::stable::empty({num_nodes}, ScalarType::Int));
   int32_t* const label = static_cast<int32_t*>(near.mutable_data_ptr());
   std::copy_n(given, num_nodes, label);
-  const Members members(label, num_nodes, num_clusters);
-  const auto each = [&](const auto& use) {
-    with_neighbours(neighbours, [&](const auto* ids) {
-      each_cluster(static_cast<const int64_t*>(offsets.const_data_ptr()), ids, data_of(weights), label,
-                   members, use);
-    });
-  };
 
+  std::vector<Quotient> quotients;
+  with_neighbours(neighbours, [&](const auto* ids) {
+    const Graph graph{static_cast<const int64_t*>(offsets.const_data_ptr()), ids, data_of(weights),
+                      num_nodes};
+    quotients = quotients_of(op, graph, label, num_clusters);
+  });
+  int64_t num_links = 0;
+  for (const Quotient& part : quotients) num_links += static_cast<int64_t>(part.others.size());
   const Tensor begins = torch::stable::empty({num_clusters + 1}, ScalarType::Long);
-  int64_t* const begin = static_cast<int64_t*>(begins.mutable_data_ptr());
-  std::atomic<bool> fits = true;
-  each([&](int64_t c, const ClusterSums& sums) {
-    begin[c + 1] = sums.size();
-    for (int64_t i = 0; i < sums.size(); ++i)
-      if (sums.sum(i) != static_cast<int32_t>(sums.sum(i))) fits = false;
-  });
-  require(fits, op, " got weights whose sum between two clusters is more than an int32 holds");
-  begin[0] = 0;
-  for (int64_t c = 0; c < num_clusters; ++c) begin[c + 1] += begin[c];
-
-  const Tensor others = torch::stable::empty({begin[num_clusters]}, ScalarType::Int);
-  const Tensor totals = torch::stable::empty({begin[num_clusters]}, ScalarType::Int);
-  int32_t* const other = static_cast<int32_t*>(others.mutable_data_ptr());
-  int32_t* const total = static_cast<int32_t*>(totals.mutable_data_ptr());
-  each([&](int64_t c, const ClusterSums& sums) {
-    for (int64_t i = 0; i < sums.size(); ++i) other[begin[c] + i] = sums.cluster(i);
-    std::sort(other + begin[c], other + begin[c + 1]);
-    for (int64_t e = begin[c]; e < begin[c + 1]; ++e) total[e] = static_cast<int32_t>(sums.of(other[e]));
-  });
+  const Tensor others = torch::stable::empty({num_links}, ScalarType::Int);
+  const Tensor totals = torch::stable::empty({num_links}, ScalarType::Int);
+  int64_t* begin = static_cast<int64_t*>(begins.mutable_data_ptr());
+  int32_t* other = static_cast<int32_t*>(others.mutable_data_ptr());
+  int32_t* total = static_cast<int32_t*>(totals.mutable_data_ptr());
+  *begin = 0;
+  for (Quotient& part : quotients) {
+    for (const int64_t size : part.sizes) begin[1] = *begin + size, ++begin;
+    other = std::copy(part.others.begin(), part.others.end(), other);
+    total = std::copy(part.totals.begin(), part.totals.end(), total);
+    part = {};  // its memory is the result's now
+  }
   return {begins, others, totals};
 }
 
