@@ -1,4 +1,4 @@
-"""Kills a command at random times until it is done, and compares with an undisturbed run.
+"""Kills a command at a random time, runs it to its end, and compares with an undisturbed run; over and over.
 
 python tests/bench/kill.py prepare|order|train DATA [--kills 20] [flags of the command]. Folders of prepare and files of
 order are compared byte by byte; of train, the predictions and the loss of every epoch, for other files tell the time.
@@ -18,26 +18,21 @@ from functools import partial
 from pathlib import Path
 
 
-def run_killed(command: Callable[[], list[str]], kills: int, earliest: float, latest: float, seed: int = 0) -> int:
-    """Run a command that goes on from what it finds, and kill it; gives how many of the runs a kill ended.
+def run_killed(command: Callable[[], list[str]], latest: float, rng: random.Random) -> bool:
+    """Run a command, kill it, and run it to its end; gives whether the kill came before that.
 
     Args:
         command: Makes the words of the next run.
-        kills: How often to kill it.
-        earliest: Seconds until the earliest kill.
-        latest: Seconds until the latest.
-        seed: Of the times.
+        latest: Seconds until the latest kill.
+        rng: Of the time.
     """
-    rng, killed = random.Random(seed), 0
-    for _ in range(kills):
-        process = subprocess.Popen(command(), stdout=subprocess.DEVNULL)
-        try:
-            process.wait(rng.uniform(earliest, latest))
-        except subprocess.TimeoutExpired:
-            process.kill()  # SIGKILL, which no process can catch
-            process.wait()
-            killed += 1
-    subprocess.run(command(), check=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(rng.uniform(0, latest))
+    except subprocess.TimeoutExpired:
+        process.kill()  # SIGKILL, which no process can catch
+    killed = process.wait() != 0
+    subprocess.run(command(), check=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return killed
 
 
@@ -70,7 +65,7 @@ def _losses(folder: Path) -> list[float]:
 
 
 def main() -> None:
-    """Run a command undisturbed, and killed over and over."""
+    """Run a command undisturbed, and killed at a random time, over and over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prepare", "order", "train"))
     parser.add_argument("data")
@@ -82,16 +77,23 @@ def main() -> None:
     arguments.folder.mkdir(parents=True)
     whole, killed = (arguments.folder / name for name in ("whole.npz", "killed.npz"))
     command = partial(_words, arguments.what, arguments.data, flags)
-    start = _seconds([sys.executable, "-m", "ttgraph", arguments.what, "--help"])
-    seconds = _seconds(command(whole))
-    count = run_killed(lambda: command(killed), arguments.kills, start, seconds, arguments.seed)
-    found = _differing(whole, killed) if arguments.what != "train" else []
-    if arguments.what == "train":
-        found = [] if _same(whole / "predictions.npy", killed / "predictions.npy") else ["predictions.npy"]
-        found += [] if _losses(whole) == _losses(killed) else ["metrics.jsonl"]
-    print(f"{seconds:.1f} s undisturbed, {start:.1f} of them to start; {count} of {arguments.kills} runs killed")
-    print(f"what differs: {', '.join(found) or 'nothing'}")
+    seconds, rng, count = _seconds(command(whole)), random.Random(arguments.seed), 0
+    found: set[str] = set()
+    for _ in range(arguments.kills):
+        shutil.rmtree(killed, ignore_errors=True)
+        killed.unlink(missing_ok=True)
+        count += run_killed(lambda: command(killed), seconds, rng)
+        found |= set(_what_differs(arguments.what, whole, killed))
+    print(f"{arguments.what}: {seconds:.1f} s undisturbed, {count} of {arguments.kills} runs killed before their end")
+    print(f"what differs: {', '.join(sorted(found)) or 'nothing'}")
     sys.exit(bool(found))
+
+
+def _what_differs(what: str, whole: Path, killed: Path) -> list[str]:
+    if what != "train":
+        return _differing(whole, killed)
+    losses = [] if _losses(whole) == _losses(killed) else ["losses"]
+    return losses + ([] if _same(whole / "predictions.npy", killed / "predictions.npy") else ["predictions.npy"])
 
 
 if __name__ == "__main__":
