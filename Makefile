@@ -28,8 +28,9 @@ SANITIZED := tests/test_ops.py tests/test_bag.py tests/test_bags.py tests/test_l
 demo: $(INSTALLED)
 	$(BIN)/ttgraph compare $(DEMO)
 
+# As many processes as there are cores, each of one thread, and one for all tests of a file.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Three threads, though torch would take no more than there are cores. python and torch are not built for a sanitizer:
 # its runtime is loaded before them, and that of C++ for its exceptions; python frees not all it took, so leaks are not
