@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 on bad input, 130 when interrupted.
     """
-    keep_freed_memory()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] != ["prepare"]:  # whose arrays are larger than those of a step, and come once
+        keep_freed_memory()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ttgraph").setLevel(logging.INFO)  # of other libraries, warnings are enough
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         config, run = _parse(words)
         run(config)

@@ -47,8 +47,8 @@ def multilevel_order(
     The graph is coarsened by clusters until METIS can cut it into blocks of some ten thousand nodes; the blocks, each
     one or several parts of the first digit, are refined by label propagation and repaired to exactly their sizes, and
     METIS orders the nodes inside each. Blocks larger than that are cut in the same way. What binds is the reading of
-    neighbours all over the graph: it may be mapped from a file, best one that the memory can hold beside 40 bytes a
-    node.
+    neighbours all over the graph, which may be mapped from a file: best one that fits into memory beside 12 bytes for
+    each entry, as the first graph of clusters takes.
 
     Args:
         graph: Source and target of each edge, (2, num_edges) integer; or a CSR, as :meth:`CSR.of` takes it.
