@@ -9,6 +9,8 @@ import ttgraph.models.node as node_module
 from ttgraph.graph import CSR
 from ttgraph.models import NodeClassifier, adjacency, make_gnn
 from ttgraph.nn import TTEmbedding
+from ttgraph.train import TrainConfig
+from ttgraph.train.batches import neighborhood
 
 NAMES = ("gcn", "sage", "gat")
 
@@ -77,3 +79,17 @@ def test_hidden_must_be_a_multiple_of_heads():
 def test_unknown_network():
     with pytest.raises(ValueError, match="take gcn, sage, gat or mlp"):
         make_gnn("gin", 8, 3)
+
+
+@pytest.mark.parametrize("name", ["sage", "gcn"])
+def test_a_network_compiles_into_one_graph(name):
+    csr = CSR.undirected(torch.randint(0, 60, (2, 300), generator=torch.Generator().manual_seed(0)), 60)
+    model = NodeClassifier(TTEmbedding(60, 8, rank=2), make_gnn(name, 8, 3, hidden=4, layers=2))
+    config = TrainConfig(model=name, layers=2, fanout=(3, 3))
+    batch = neighborhood(csr, torch.zeros(60, dtype=torch.int64), config, torch.arange(7), 0)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(batch.adj, batch.node_ids).sum().backward()  # with dropout, whose random numbers are others
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    model.eval()
+    torch.testing.assert_close(compiled(batch.adj, batch.node_ids), model(batch.adj, batch.node_ids))

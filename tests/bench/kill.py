@@ -77,14 +77,15 @@ def main() -> None:
     arguments.folder.mkdir(parents=True)
     whole, killed = (arguments.folder / name for name in ("whole.npz", "killed.npz"))
     command = partial(_words, arguments.what, arguments.data, flags)
-    seconds, rng, count = _seconds(command(whole)), random.Random(arguments.seed), 0
+    seconds, rng, count, runs = _seconds(command(whole)), random.Random(arguments.seed), 0, 0
     found: set[str] = set()
-    for _ in range(arguments.kills):
+    while count < arguments.kills:
+        runs += 1
         shutil.rmtree(killed, ignore_errors=True)
         killed.unlink(missing_ok=True)
         count += run_killed(lambda: command(killed), seconds, rng)
         found |= set(_what_differs(arguments.what, whole, killed))
-    print(f"{arguments.what}: {seconds:.1f} s undisturbed, {count} of {arguments.kills} runs killed before their end")
+    print(f"{arguments.what}: {seconds:.1f} s undisturbed, {count} of {runs} runs killed before their end")
     print(f"what differs: {', '.join(sorted(found)) or 'nothing'}")
     sys.exit(bool(found))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Union
 
 import torch
@@ -26,6 +25,7 @@ class EmbeddingRows:
 
     def __init__(self, embedding: nn.Module, node_ids: Tensor | None = None, x: Tensor | None = None) -> None:
         self._embedding, self._node_ids, self._x = embedding, node_ids, x
+        self._made: Tensor | None = None
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The rows times a weight as of :class:`torch.nn.Linear`."""  # (nodes, out_features)
@@ -41,15 +41,15 @@ class EmbeddingRows:
         """The rows themselves."""  # (nodes, in_channels)
         return self._rows if self._x is None else torch.cat([self._rows, self._x], dim=1)
 
-    @cached_property
+    @property
     def _rows(self) -> Tensor:
         """Made once, however many weights a layer multiplies them by."""
-        if self._node_ids is not None:
-            return self._embedding(self._node_ids)
-        weight = self._embedding.weight
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"the embedding's weight must be a tensor, got {type(weight).__name__}")
-        return weight
+        if self._made is None:  # and not a cached_property, whose lock no compiler of torch's can pass
+            made = self._embedding.weight if self._node_ids is None else self._embedding(self._node_ids)
+            if not isinstance(made, Tensor):
+                raise TypeError(f"the embedding's weight must be a tensor, got {type(made).__name__}")
+            self._made = made
+        return self._made
 
 
 def _linear(x: Tensor | EmbeddingRows, weight: Tensor, bias: Tensor | None = None) -> Tensor:

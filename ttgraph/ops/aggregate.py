@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,9 +48,15 @@ class Adjacency:
         """Where it is."""
         return self.offsets.device
 
-    @cached_property
+    @property
     def transposed(self) -> Adjacency:
         """Whom every source is heard by, with the same weights; made when first asked for."""
+        # Not a cached_property, whose lock no compiler of torch's can pass.
+        if (made := self.__dict__.get("_transposed")) is None:
+            object.__setattr__(self, "_transposed", made := self._transpose())
+        return made
+
+    def _transpose(self) -> Adjacency:
         offsets, rows, entries = transpose(self.offsets, self.neighbours, self.num_sources)
         return Adjacency(offsets, rows, self.weights[entries], self.num_rows)
 

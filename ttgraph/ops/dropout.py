@@ -40,7 +40,8 @@ def relu_dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         raise ValueError(f"relu_dropout needs p from 0 to below 1, got {p}")
     if not training or p == 0:
         return torch.relu(x)
-    if not HAS_LIBRARY or x.device.type != "cpu":
+    # A seed that is a number would break a compiled graph.
+    if not HAS_LIBRARY or x.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.nn.functional.dropout(torch.relu(x), p)
     seed = int(torch.randint(2**63 - 1, ()))
     return torch.ops.ttgraph.relu_dropout(x, p, seed)
