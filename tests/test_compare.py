@@ -306,7 +306,7 @@ def test_label_propagation_takes_the_best_setting_on_validation(graph, monkeypat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(order=("metis", "foo")), "there is no order 'foo'; take some of metis, homophily"),
+        (dict(order=("metis", "foo")), "there is no order 'foo'; take some of metis, multilevel, homophily"),
         (dict(init=("foo",)), "there is no init 'foo'"),
         (dict(seeds=0), "seeds must be at least 1"),
         (dict(lr_cores=(0.1, 0.0)), "lr_cores and init_std must be above 0"),

@@ -17,7 +17,7 @@ import torch
 
 from ttgraph.cli import main
 from ttgraph.cli.generate import COMMANDS
-from ttgraph.data import DataError, load_dataset, load_npz, npz, ogb, write_npz, write_ogb, write_pyg
+from ttgraph.data import DataError, load_dataset, load_npz, npz, ogb_writer, write_npz, write_ogb, write_pyg
 from ttgraph.data.synthetic import GENERATORS, csbm, dcsbm, preferential_attachment
 from ttgraph.graph import measure_homophily
 
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_nothing(capsys, monkeypatch, format):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for place, function in ((np.lib.format, "write_array_header_1_0"), (torch, "save"), (ogb, "_meta_dict")):
+    for place, function in ((np.lib.format, "write_array_header_1_0"), (torch, "save"), (ogb_writer, "_meta_dict")):
         monkeypatch.setattr(place, function, full)
     assert generate(f"dcsbm {SMALL} --format {format}") == 2
     assert re.search("cannot write .*dcsbm.*: No space left on device; ", capsys.readouterr().err)
