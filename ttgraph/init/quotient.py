@@ -16,6 +16,9 @@ from ttgraph.shape import TTShape
 from ttgraph.tensor_train import tt_svd
 
 
+_MOST_PARTS = 1 << 17
+
+
 def quotient(
     shape: TTShape,
     graph: Tensor | CSR,
@@ -36,7 +39,8 @@ def quotient(
     Args:
         shape: Shape of the cores; ``num_embeddings`` is the number of nodes.
         graph: Edges of the graph, its nodes already renumbered by their order; or its CSR, as :meth:`CSR.of` takes it.
-        level: Digits that name a part; by default 2, or 1 where there are but two.
+        level: Digits that name a part; by default 2, or 1 where there are but two, or so many parts that nearly every
+            edge leads to another pair of them, and their graph is as large as the whole.
         std: Root mean square of the entries of the table over the first ``num_embeddings`` rows.
         noise: Of the cores of the other digits, against their entries, so that the nodes of a part differ.
         power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
@@ -61,7 +65,7 @@ def quotient(
     """
     if not std > 0:
         raise ValueError(f"quotient needs std > 0, got {std}")
-    level = min(2, shape.depth - 1) if level is None else level
+    level = parts_level(shape) if level is None else level
     vectors = part_eigenvectors(shape, graph, level, power=power, tol=tol, seed=seed)
     below = shape.row_factors[level:]
     above = TTShape((*shape.row_factors[:level], *(1 for _ in below)), shape.col_factors, shape.ranks, len(vectors))
@@ -72,6 +76,11 @@ def quotient(
         size = noise * float(core.square().mean().sqrt())
         cores[k] = core + size * torch.randn(core.shape, generator=generator)
     return with_std(cores, shape, std, dtype)
+
+
+def parts_level(shape: TTShape) -> int:
+    """How many digits name the parts whose graph is worth its eigenvectors."""
+    return 2 if shape.depth > 2 and shape.row_factors[0] * shape.row_factors[1] <= _MOST_PARTS else 1
 
 
 def part_eigenvectors(

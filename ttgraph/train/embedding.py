@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ttgraph import init
 from ttgraph.graph import CSR, leading_eigenvectors, node2vec
+from ttgraph.init.quotient import parts_level
 from ttgraph.init.random import part_vectors
 from ttgraph.nn import HashEmbedding, PosHashEmbedding, TTEmbedding
 from ttgraph.shape import TTShape
@@ -94,7 +95,7 @@ def _dense_start(config: TrainConfig, shape: TTShape, graph: Tensor | CSR, gener
         noise = torch.randn(num_nodes, dim - weight.size(1), generator=generator) / math.sqrt(num_nodes)
         weight = torch.cat([weight, noise], dim=1)
     elif config.init == "quotient":
-        level = min(2, shape.depth - 1)
+        level = parts_level(shape)
         weight = init.part_eigenvectors(shape, graph, level, seed=config.seed)
         weight = weight.repeat_interleave(shape.row_strides[level - 1], dim=0)[:num_nodes]
     elif config.init == "node2vec":
