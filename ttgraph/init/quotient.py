@@ -15,7 +15,6 @@ from ttgraph.init.spectral import filled, weighted
 from ttgraph.shape import TTShape
 from ttgraph.tensor_train import tt_svd
 
-
 _MOST_PARTS = 1 << 17
 
 
