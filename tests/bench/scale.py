@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--fanout", default="15,10,5")
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--prefetch", type=int, default=2, help="batches made ahead (processes)")
     parser.add_argument("--no-dense", action="store_true", help="the dense tables do not fit into memory")
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -69,7 +70,10 @@ def main() -> None:
     if "seeds" in arguments.what:
         report.print_table(f"seeds part by part: {about}", seeds(graph, config, arguments.steps))
     if "processes" in arguments.what:
-        report.print_table(f"processes of one thread each: {about}", processes(config, arguments.steps))
+        report.print_table(
+            f"processes of one thread each: {about}",
+            processes(replace(config, prefetch=arguments.prefetch), arguments.steps),
+        )
     print(report.machine(_CPU))
 
 
@@ -174,7 +178,7 @@ def processes(config: TrainConfig, count: int) -> list[Row]:
             words += ["ttgraph", "train", config.data, "--out", out, "--evaluation", "sampled", "--eval-nodes", "1024"]
             words += ["--hidden", str(config.hidden), "--fanout", ",".join(map(str, config.fanout)), "--shards", "2"]
             words += ["--batch-size", str(config.batch_size), "--init", "hierarchical", "--threads", "1"]
-            words += ["--epochs", "2", "--steps-per-epoch", str(count)]
+            words += ["--epochs", "2", "--steps-per-epoch", str(count), "--prefetch", str(config.prefetch)]
             subprocess.run(words, check=True, capture_output=True)
             rows[number] += map(json.loads, (Path(out) / "metrics.jsonl").read_text().splitlines()[1:])
     return [
