@@ -168,7 +168,8 @@ class TrainConfig(NodeConfig):
     steps_per_epoch: int | None = None
     """Most batches an epoch; as many as hold all training nodes by default (prepared graph)."""
     seed_width: int = 1
-    """Consecutive node ids whose training nodes stay in one batch, such as those of a part (prepared graph)."""
+    """Consecutive node ids whose training nodes stay in one batch: cheaper, but of large parts the batches are too
+    much alike to learn from (prepared graph)."""
     prefetch: int = 2
     """Batches that are made ahead (prepared graph)."""
     evaluation: Literal["auto", "whole", "sampled"] = "auto"
