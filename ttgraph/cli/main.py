@@ -16,6 +16,7 @@ from ttgraph.cli import cnn, generate, graph, rec, study
 from ttgraph.cli.config_file import take_config_file, underscored, with_settings
 from ttgraph.study import HomophilyConfig
 from ttgraph.train import Interrupted, TrainConfig
+from ttgraph.train.ranks import speaks
 
 # Names of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] != ["prepare"]:  # whose arrays are larger than those of a step, and come once
         keep_freed_memory()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ttgraph").setLevel(logging.INFO)  # of other libraries, warnings are enough
+    # Of other libraries, and of all but one of the processes of a job, warnings are enough.
+    logging.getLogger("ttgraph").setLevel(logging.INFO if speaks() else logging.WARNING)
     try:
         config, run = _parse(words)
         run(config)
