@@ -15,6 +15,7 @@ from ttgraph.init.spectral import filled, weighted
 from ttgraph.shape import TTShape
 from ttgraph.tensor_train import tt_svd
 
+# With more parts, nearly every edge leads to another pair of them: their graph is as large as the whole.
 _MOST_PARTS = 1 << 17
 
 
@@ -38,8 +39,7 @@ def quotient(
     Args:
         shape: Shape of the cores; ``num_embeddings`` is the number of nodes.
         graph: Edges of the graph, its nodes already renumbered by their order; or its CSR, as :meth:`CSR.of` takes it.
-        level: Digits that name a part; by default 2, or 1 where there are but two, or so many parts that nearly every
-            edge leads to another pair of them, and their graph is as large as the whole.
+        level: Digits that name a part; by default that of :func:`parts_level`.
         std: Root mean square of the entries of the table over the first ``num_embeddings`` rows.
         noise: Of the cores of the other digits, against their entries, so that the nodes of a part differ.
         power: Exponent of the eigenvalues that weigh the columns; 0 weighs all alike.
@@ -78,7 +78,7 @@ def quotient(
 
 
 def parts_level(shape: TTShape) -> int:
-    """How many digits name the parts whose graph is worth its eigenvectors."""
+    """How many digits name the parts whose graph is worth its eigenvectors: 2, or 1 where these are too many."""
     return 2 if shape.depth > 2 and shape.row_factors[0] * shape.row_factors[1] <= _MOST_PARTS else 1
 
 

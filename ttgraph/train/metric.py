@@ -35,7 +35,7 @@ def score(metric: str, scores: Tensor, labels: Tensor, mask: Tensor) -> float:
         metric: ``accuracy`` or ``roc_auc``.
         scores: Class scores.  # (num_nodes, num_classes)
         labels: Classes.  # (num_nodes,)
-        mask: Which nodes count.  # (num_nodes,) bool
+        mask: Which nodes count, or their ids.  # (num_nodes,) bool, or (nodes,) int64
     """
     scores, labels = scores.cpu()[mask], labels.cpu()[mask]
     if metric == "roc_auc":

@@ -59,19 +59,19 @@ class ShardedBatches:
         self._mine = range(ranks.rank, self._num_shards, ranks.size)
         self._ids = graph.parts["train"]
         if config.batching == "neighbor":
-            self._num_parts, all_steps = len(self._ids), -(-len(self._ids) // config.batch_size)
+            self._num_parts, self._all_steps = len(self._ids), -(-len(self._ids) // config.batch_size)
         else:
             self._num_parts = -(-graph.num_nodes // self._width)
-            all_steps = min(config.num_batches, self._num_parts)
-        if self._num_parts // all_steps < self._num_shards:
+            self._all_steps = min(config.num_batches, self._num_parts)
+        if self._num_parts // self._all_steps < self._num_shards:
             raise ValueError(
-                f"a batch of about {self._num_parts // all_steps} training nodes or parts cannot be cut into "
+                f"a batch of about {self._num_parts // self._all_steps} training nodes or parts cannot be cut into "
                 f"shards={self._num_shards}; take larger batches, or fewer shards or processes"
             )
-        self.steps = min(all_steps, config.steps_per_epoch or all_steps)
+        self.steps = min(self._all_steps, config.steps_per_epoch or self._all_steps)
         self.parts = -(-self.steps // _STEPS_PER_PART)
         units = len(self._ids) if config.batching == "neighbor" else graph.num_nodes
-        self.units_per_epoch = max(1, units * self.steps // all_steps // self.parts)
+        self.units_per_epoch = max(1, units * self.steps // self._all_steps // self.parts)
 
     def __len__(self) -> int:
         return -(-self.steps // self.parts)
@@ -99,10 +99,8 @@ class ShardedBatches:
             yield self._shards(made, len(batches[step]), epoch, step)
 
     def _groups(self, epoch: int, begin: int, end: int) -> Iterator[list[Shard]]:
-        config, generator = self._config, torch.Generator().manual_seed(self._seed(epoch))
-        order = torch.randperm(self._num_parts, generator=generator).tensor_split(
-            min(config.num_batches, self._num_parts)
-        )
+        generator = torch.Generator().manual_seed(self._seed(epoch))
+        order = torch.randperm(self._num_parts, generator=generator).tensor_split(self._all_steps)
         starts = torch.searchsorted(self._ids, torch.arange(self._num_parts + 1) * self._width)
         for step in range(begin, end):
             groups = [group.sort().values for group in order[step].tensor_split(self._num_shards)]
