@@ -27,6 +27,13 @@ std::vector<Tensor> tt_materialize_linear_backward(Tensor grad, std::vector<Tens
                                                    bool reversed);
 Tensor aggregate(Tensor x, std::vector<Tensor> matrix, std::vector<Tensor> transposed,
                  std::optional<Tensor> root);
+std::tuple<Tensor, Tensor> attend(Tensor x, Tensor source_scores, Tensor row_scores,
+                                  std::optional<Tensor> factors, std::vector<Tensor> matrix,
+                                  std::vector<Tensor> transposed, double slope);
+std::tuple<Tensor, Tensor, Tensor> attend_backward(Tensor grad, Tensor out, Tensor logsumexp, Tensor x,
+                                                   Tensor source_scores, Tensor row_scores,
+                                                   std::optional<Tensor> factors, std::vector<Tensor> matrix,
+                                                   std::vector<Tensor> transposed, double slope);
 std::tuple<Tensor, Tensor, Tensor> transpose(Tensor offsets, Tensor neighbours, int64_t num_sources);
 Tensor relu_dropout(Tensor x, double p, int64_t seed);
 Tensor relu_dropout_backward(Tensor grad, Tensor out, double p);
@@ -78,6 +85,13 @@ STABLE_TORCH_LIBRARY(ttgraph, library) {
       "tt_materialize_linear_backward(Tensor grad, Tensor[] cores, Tensor weight, bool reversed) -> "
       "Tensor[]");
   library.def("aggregate(Tensor x, Tensor[] matrix, Tensor[] transposed, Tensor? root) -> Tensor");
+  library.def(
+      "attend(Tensor x, Tensor source_scores, Tensor row_scores, Tensor? factors, Tensor[] matrix, Tensor[] "
+      "transposed, float slope) -> (Tensor, Tensor)");
+  library.def(
+      "attend_backward(Tensor grad, Tensor out, Tensor logsumexp, Tensor x, Tensor source_scores, Tensor "
+      "row_scores, Tensor? factors, Tensor[] matrix, Tensor[] transposed, float slope) -> (Tensor, Tensor, "
+      "Tensor)");
   library.def("transpose(Tensor offsets, Tensor neighbours, SymInt num_sources) -> (Tensor, Tensor, Tensor)");
   library.def("relu_dropout(Tensor x, float p, SymInt seed) -> Tensor");
   library.def("relu_dropout_backward(Tensor grad, Tensor out, float p) -> Tensor");
@@ -122,6 +136,8 @@ STABLE_TORCH_LIBRARY_IMPL(ttgraph, CPU, library) {
   library.impl("tt_materialize_linear", TORCH_BOX(&ttgraph::tt_materialize_linear));
   library.impl("tt_materialize_linear_backward", TORCH_BOX(&ttgraph::tt_materialize_linear_backward));
   library.impl("aggregate", TORCH_BOX(&ttgraph::aggregate));
+  library.impl("attend", TORCH_BOX(&ttgraph::attend));
+  library.impl("attend_backward", TORCH_BOX(&ttgraph::attend_backward));
   library.impl("transpose", TORCH_BOX(&ttgraph::transpose));
   library.impl("relu_dropout", TORCH_BOX(&ttgraph::relu_dropout));
   library.impl("relu_dropout_backward", TORCH_BOX(&ttgraph::relu_dropout_backward));

@@ -117,7 +117,7 @@ def test_damage_is_found(folder, tmp_path):
         GraphFolder.open(copy)
 
 
-@pytest.mark.parametrize("model", ["sage", "gcn"])
+@pytest.mark.parametrize("model", ["sage", "gcn", "gat"])
 def test_layers_of_a_full_sample_are_the_whole_graph(folder, model):
     torch.manual_seed(0)
     embedding = torch.nn.Embedding(folder.num_nodes, 8)

@@ -81,7 +81,7 @@ def test_unknown_network():
         make_gnn("gin", 8, 3)
 
 
-@pytest.mark.parametrize("name", ["sage", "gcn"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_network_compiles_into_one_graph(name):
     csr = CSR.undirected(torch.randint(0, 60, (2, 300), generator=torch.Generator().manual_seed(0)), 60)
     model = NodeClassifier(TTEmbedding(60, 8, rank=2), make_gnn(name, 8, 3, hidden=4, layers=2))

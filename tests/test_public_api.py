@@ -98,6 +98,7 @@ PUBLIC = {
     "ttgraph.ops": [
         "Adjacency",
         "aggregate",
+        "attend",
         "both_directions",
         "cluster_nodes",
         "contract",

@@ -18,31 +18,15 @@ static void check_matrix(const char* op, const std::vector<Tensor>& matrix, cons
           " needs a weight for each of the ", neighbours.numel(), " neighbours, in the dtype of x");
 }
 
-// A thread owns consecutive rows with about as many neighbours as any other.
 template <class T>
 static void aggregate_rows(const T* x, const int64_t* offsets, int64_t num_rows, const int64_t* neighbours,
                            const T* weights, int64_t width, const T* root, T* out) {
   const int64_t size = offsets[num_rows];
-  const int64_t shares = count_shares((size + num_rows) * width, 1 << 16);
-  const auto first_row =
-      [&](int64_t share) {  // rows count as much as neighbours: empty ones are written, too
-        int64_t low = 0, high = num_rows;
-        const int64_t work = share_begin(size + num_rows, shares, share);
-        while (low < high) {
-          const int64_t middle = low + (high - low) / 2;
-          if (offsets[middle] + middle < work)
-            low = middle + 1;
-          else
-            high = middle;
-        }
-        return low;
-      };
-  each_share(shares, [&](int64_t share) {
-    const int64_t end = share + 1 == shares ? num_rows : first_row(share + 1);
-    for (int64_t row = first_row(share); row < end; ++row) {
+  each_row_range(offsets, num_rows, width, [&](int64_t row, int64_t end) {
+    for (; row < end; ++row) {
       const int64_t begin = offsets[row], after = offsets[row + 1];
       messages<T>().weighted_sum(after - begin, size - after, neighbours + begin, weights + begin, x, width,
-                                 root ? root + row * width : nullptr, out + row * width);
+                                 width, root ? root + row * width : nullptr, out + row * width);
     }
   });
 }

@@ -23,6 +23,28 @@ inline Tensor copy_of(const int64_t* numbers, int64_t count, int64_t size) {
   return copy;
 }
 
+// body(begin, end) over ranges of rows, one a thread, with about as many entries each; rows count as much as
+// entries, because empty ones are written, too. An entry is `width` numbers of work.
+template <class Body>
+void each_row_range(const int64_t* offsets, int64_t num_rows, int64_t width, const Body& body) {
+  const int64_t size = offsets[num_rows], shares = count_shares((size + num_rows) * width, 1 << 16);
+  const auto first_row = [&](int64_t share) {
+    int64_t low = 0, high = num_rows;
+    const int64_t work = share_begin(size + num_rows, shares, share);
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (offsets[middle] + middle < work)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  };
+  each_share(shares, [&](int64_t share) {
+    body(first_row(share), share + 1 == shares ? num_rows : first_row(share + 1));
+  });
+}
+
 // Offsets and neighbours that would make a kernel read or write elsewhere are refused.
 inline void check_entries(const char* op, const int64_t* offsets, int64_t num_rows, const int64_t* neighbours,
                           int64_t size, int64_t num_sources) {

@@ -2,6 +2,10 @@
 // instruction set (TTGRAPH_ISA).
 #include "cpu/messages.h"
 
+#include <bit>
+#include <cmath>
+#include <initializer_list>
+
 #include "cpu/vector.h"
 
 namespace ttgraph {
@@ -15,19 +19,19 @@ constexpr int64_t kAhead = 8;
 // NV * W columns: the sums stay in registers over all neighbours.
 template <class T, int W, int NV>
 inline void sum_columns(int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights, const T* x,
-                        int64_t width, const T* root, T* out) {
+                        int64_t stride, const T* root, T* out) {
   using V = typename Vector<T, W>::type;
   V sum[NV];
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) sum[v] = root ? *reinterpret_cast<const V*>(root + v * W) : V{};
   for (int64_t e = 0; e < count; ++e) {
     if (e + kAhead < count + ahead) {
-      const T* const next = x + neighbours[e + kAhead] * width;
+      const T* const next = x + neighbours[e + kAhead] * stride;
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) __builtin_prefetch(next + v * W);
     }
     const T weight = weights[e];
-    const T* const row = x + neighbours[e] * width;
+    const T* const row = x + neighbours[e] * stride;
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) sum[v] += weight * *reinterpret_cast<const V*>(row + v * W);
   }
@@ -38,23 +42,65 @@ inline void sum_columns(int64_t count, int64_t ahead, const int64_t* neighbours,
 // All columns: panels of as many vectors as stay in registers, then of half of them, and so on.
 template <class T, int W, int NV>
 void column_panels(int64_t columns, int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights,
-                   const T* x, int64_t width, const T* root, T* out) {
+                   const T* x, int64_t stride, const T* root, T* out) {
   for (; columns >= W * NV; columns -= W * NV, x += W * NV, out += W * NV) {
-    sum_columns<T, W, NV>(count, ahead, neighbours, weights, x, width, root, out);
+    sum_columns<T, W, NV>(count, ahead, neighbours, weights, x, stride, root, out);
     if (root) root += W * NV;
   }
   if constexpr (NV > 1) {
-    if (columns) column_panels<T, W, NV / 2>(columns, count, ahead, neighbours, weights, x, width, root, out);
+    if (columns)
+      column_panels<T, W, NV / 2>(columns, count, ahead, neighbours, weights, x, stride, root, out);
   } else if constexpr (W > 1) {
-    if (columns) column_panels<T, W / 2, 1>(columns, count, ahead, neighbours, weights, x, width, root, out);
+    if (columns) column_panels<T, W / 2, 1>(columns, count, ahead, neighbours, weights, x, stride, root, out);
   }
 }
 
 template <class T>
 void weighted_sum(int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights, const T* x,
-                  int64_t width, const T* root, T* out) {
-  column_panels<T, kVectorBytes / static_cast<int>(sizeof(T)), kMostVectors>(width, count, ahead, neighbours,
-                                                                             weights, x, width, root, out);
+                  int64_t columns, int64_t stride, const T* root, T* out) {
+  column_panels<T, kVectorBytes / static_cast<int>(sizeof(T)), kMostVectors>(
+      columns, count, ahead, neighbours, weights, x, stride, root, out);
+}
+
+template <class T>
+void dots(int64_t count, const int64_t* neighbours, const T* x, const T* y, int64_t columns, int64_t stride,
+          T* out) {
+  constexpr int W = kVectorBytes / static_cast<int>(sizeof(T));
+  using V = typename Vector<T, W>::type;
+  const int64_t whole = columns / W * W;
+  for (int64_t e = 0; e < count; ++e) {
+    const T* const row = x + neighbours[e] * stride;
+    V sums{};
+    for (int64_t i = 0; i < whole; i += W)
+      sums += *reinterpret_cast<const V*>(row + i) * *reinterpret_cast<const V*>(y + i);
+    T sum = T(0);
+    for (int i = 0; i < W; ++i) sum += sums[i];
+    for (int64_t i = whole; i < columns; ++i) sum += row[i] * y[i];
+    out[e] = sum;
+  }
+}
+
+// exp(x) = 2^n exp(r), where n is the whole number next to x / log 2 and r is what remains, at most log(2) /
+// 2: there the series up to r^7 / 7! is exact to the last bits. In single precision, so that it runs on
+// vectors.
+inline float exponential(float x) {
+  constexpr float kLeast = -87.0f, kOneOverLog2 = 1.44269504f, kLog2High = 0.693359375f,
+                  kLog2Low = -2.12194440e-4f;
+  x = x < kLeast ? kLeast : x;
+  const auto n = static_cast<int32_t>(x * kOneOverLog2 - 0.5f);  // towards 0
+  const auto whole = static_cast<float>(n);
+  const float r = x - whole * kLog2High - whole * kLog2Low;
+  float series = 1.0f / 5040;
+  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    series = series * r + term;
+  return series * std::bit_cast<float>((n + 127) << 23);
+}
+
+inline double exponential(double x) { return std::exp(x); }
+
+template <class T>
+void exponentials(int64_t count, T* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] = exponential(values[i]);
 }
 
 // Entries are numbered in blocks; a block has a key of 64 bits, and its entries are told apart by 16.
@@ -107,8 +153,10 @@ void relu_dropout_backward(double factor, const T* __restrict grad, const T* __r
 
 extern const MessageTables message_tables;
 const MessageTables message_tables = {
-    {weighted_sum<float>, relu_dropout<float>, relu_dropout_backward<float>},
-    {weighted_sum<double>, relu_dropout<double>, relu_dropout_backward<double>},
+    {weighted_sum<float>, dots<float>, exponentials<float>, relu_dropout<float>,
+     relu_dropout_backward<float>},
+    {weighted_sum<double>, dots<double>, exponentials<double>, relu_dropout<double>,
+     relu_dropout_backward<double>},
 };
 
 }  // namespace TTGRAPH_ISA

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Union
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import conv, models
 
 from ttgraph.nn import TTEmbedding
-from ttgraph.ops import Adjacency, aggregate, relu_dropout
+from ttgraph.ops import Adjacency, aggregate, attend, relu_dropout
 
 
 class EmbeddingRows:
@@ -84,6 +83,30 @@ class GCNConv(conv.GCNConv):
         return aggregate(edge_index, _linear(source, self.lin.weight)) + self.bias
 
 
+class GATConv(conv.GATConv):
+    """PyG's layer, which attends to whom the adjacency lists, the node itself if it is there, without a row per edge."""
+
+    def forward(self, x: Any, edge_index: Any, edge_attr: Any = None, **options: Any) -> Any:
+        """As in PyG, or with the rows of an embedding and an adjacency."""
+        if not isinstance(edge_index, Adjacency):
+            return super().forward(x, edge_index, edge_attr, **options)
+        rows, source_scores, row_scores = self.project(x)
+        return self.hear(edge_index, rows, source_scores, row_scores[: edge_index.num_rows])
+
+    def project(self, x: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """What every node says, and its scores where it is heard and where it hears."""
+        # (nodes, heads, channels), twice (nodes, heads)
+        rows = _linear(x, self.lin.weight).view(-1, self.heads, self.out_channels)
+        source_scores, row_scores = ((rows * weight).sum(dim=2) for weight in (self.att_src, self.att_dst))
+        return rows, source_scores, row_scores
+
+    def hear(self, adj: Adjacency, rows: Tensor, source_scores: Tensor, row_scores: Tensor) -> Tensor:
+        """What comes of it for the rows of an adjacency, of whom there are as many row scores."""
+        dropout = dict(p=self.dropout, training=self.training)
+        out = attend(adj, rows, source_scores, row_scores, negative_slope=self.negative_slope, **dropout)
+        return (out.flatten(1) if self.concat else out.mean(dim=1)) + self.bias
+
+
 Rows = Union[Tensor, EmbeddingRows]  # noqa: UP007
 
 
@@ -100,41 +123,44 @@ def _both_ends(x: Rows | tuple[Rows, Rows], adj: Adjacency) -> tuple[Rows, Rows]
     return x, x[: adj.num_rows]
 
 
-def _by_layer(gnn: Any, x: Any, adjs: Sequence[Adjacency]) -> Tensor:
-    """A network whose every layer has an adjacency of its own, down to the nodes whose scores are wanted."""
-    for layer, (convolution, adj) in enumerate(zip(gnn.convs, adjs, strict=True)):
-        x = convolution(x, adj)
-        if layer < len(gnn.convs) - 1:
-            x = gnn.act(gnn.norms[layer](x))
-    return x
+class _Layered:
+    """A network of PyG's whose every layer may have an adjacency of its own, down to the nodes whose scores are wanted."""
 
-
-class GraphSAGE(models.GraphSAGE):
-    """PyG's network of these layers."""
-
-    def forward(self, x: Any, edge_index: Any, *args: Any, **options: Any) -> Tensor:
+    def forward(self: Any, x: Any, edge_index: Any, *args: Any, **options: Any) -> Tensor:
         """As in PyG, or with an adjacency for each layer."""
-        if isinstance(edge_index, tuple):
-            return _by_layer(self, x, edge_index)
-        return super().forward(x, edge_index, *args, **options)
+        if not isinstance(edge_index, tuple):
+            return super().forward(x, edge_index, *args, **options)  # type: ignore[misc]
+        for layer, (convolution, adj) in enumerate(zip(self.convs, edge_index, strict=True)):
+            x = convolution(x, adj)
+            if layer < len(self.convs) - 1:
+                x = self.act(self.norms[layer](x))
+        return x
+
+
+class GraphSAGE(_Layered, models.GraphSAGE):
+    """PyG's network of these layers."""
 
     def init_conv(self, in_channels: int, out_channels: int, **options: Any) -> SAGEConv:
         """One layer."""
         return SAGEConv(in_channels, out_channels, **options)
 
 
-class GCN(models.GCN):
+class GCN(_Layered, models.GCN):
     """PyG's network of these layers."""
-
-    def forward(self, x: Any, edge_index: Any, *args: Any, **options: Any) -> Tensor:
-        """As in PyG, or with an adjacency for each layer."""
-        if isinstance(edge_index, tuple):
-            return _by_layer(self, x, edge_index)
-        return super().forward(x, edge_index, *args, **options)
 
     def init_conv(self, in_channels: int, out_channels: int, **options: Any) -> GCNConv:
         """One layer."""
         return GCNConv(in_channels, out_channels, **options)
+
+
+class GAT(_Layered, models.GAT):
+    """PyG's network of these layers."""
+
+    def init_conv(self, in_channels: int, out_channels: int, *, heads: int = 1, **options: Any) -> GATConv:
+        """One layer; the last one averages its heads, the others put them side by side."""
+        concat = not getattr(self, "_is_conv_to_out", False)
+        width = out_channels // heads if concat else out_channels
+        return GATConv(in_channels, width, heads, concat, dropout=self.dropout.p, **options)
 
 
 class ReLUDropout(nn.Module):

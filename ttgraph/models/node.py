@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.models import GAT, MLP
+from torch_geometric.nn.models import MLP
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 
 from ttgraph.graph import CSR
-from ttgraph.models.convs import GCN, EmbeddingRows, GraphSAGE, ReLUDropout
+from ttgraph.models.convs import GAT, GCN, EmbeddingRows, GATConv, GraphSAGE, ReLUDropout
 from ttgraph.ops import Adjacency
 
 ModelName = Literal["gcn", "sage", "gat", "mlp"]
@@ -19,7 +19,7 @@ ModelName = Literal["gcn", "sage", "gat", "mlp"]
 # From the most entries that a block may have (or a single row) to blocks of rows: first, last + 1, and their adjacency.
 RowBlocks = Callable[[int], Iterable[tuple[int, int, Adjacency]]]
 
-# The most message values (edges times channels) that layer-wise inference holds at a time.
+# The most numbers (edges times channels) that a block of rows hears in layer-wise inference.
 _INFERENCE_MESSAGES = 1 << 26
 
 
@@ -51,20 +51,16 @@ class NodeClassifier(nn.Module):
 
         Args:
             adj: Who hears whom, as :func:`adjacency` makes it for these nodes; or one for each layer, whose rows are
-                the first of those that the layer before gives (``sage`` and ``gcn``).
+                the first of those that the layer before gives.
             node_ids: The node behind each source of ``adj``; all nodes in their order by default.  # (nodes,)
             x: Columns to the right of the embedding's, such as :class:`LabelInputs` makes.  # (nodes, channels)
 
         Returns:
             Scores, for the rows of the last adjacency.  # (rows, out_channels)
         """
-        if isinstance(self.gnn, (GCN, GraphSAGE)):
-            return self.gnn(self._input(node_ids, x), adj)
         if isinstance(self.gnn, MLP):
             return self.gnn(self._columns(node_ids, x))
-        if isinstance(adj, tuple):
-            raise ValueError("gat takes one adjacency for all layers")
-        return self.gnn(self._columns(node_ids, x), adj.to_sparse())
+        return self.gnn(self._input(node_ids, x), adj)
 
     @torch.no_grad()
     def inference(self, adj: Adjacency | RowBlocks, x: Tensor | None = None) -> Tensor:
@@ -81,10 +77,8 @@ class NodeClassifier(nn.Module):
         self.eval()
         if isinstance(self.gnn, MLP):
             scores = self.gnn(self._columns(None, x))
-        elif not isinstance(adj, Adjacency):
-            scores = self._in_blocks(adj, x)
         else:
-            scores = self._in_blocks(adj.blocks, x) if isinstance(self.gnn, GAT) else self(adj, x=x)
+            scores = self(adj, x=x) if isinstance(adj, Adjacency) else self._in_blocks(adj, x)
         self.train(training)
         return scores
 
@@ -101,17 +95,25 @@ class NodeClassifier(nn.Module):
         return rows if isinstance(rows, Tensor) else rows.materialize()
 
     def _in_blocks(self, blocks: RowBlocks, x: Tensor | None) -> Tensor:
-        """Range of rows by range of rows: attention holds a number per edge and channel, others one per row."""
+        """Range of rows by range of rows."""
         x = self._columns(None, x)
         for layer, (conv, norm) in enumerate(zip(self.gnn.convs, self.gnn.norms, strict=True)):
             last = layer == len(self.gnn.convs) - 1
-            scores = x.new_empty(0)
+            scores, hear = x.new_empty(0), _hearing(conv, x)
             for begin, end, adj in blocks(_INFERENCE_MESSAGES // x.size(1)):
-                piece = conv((x, x[begin:end]), adj.to_sparse() if isinstance(self.gnn, GAT) else adj)
+                piece = hear(begin, end, adj)
                 scores = scores if begin else x.new_empty(len(x), piece.size(1))
                 scores[begin:end] = piece if last else self.gnn.act(norm(piece))
             x = scores
         return x
+
+
+def _hearing(conv: nn.Module, x: Tensor) -> Callable[[int, int, Adjacency], Tensor]:
+    """What a layer makes of all rows for a range of them."""
+    if isinstance(conv, GATConv):
+        rows, source_scores, row_scores = conv.project(x)
+        return lambda begin, end, adj: conv.hear(adj, rows, source_scores, row_scores[begin:end])
+    return lambda begin, end, adj: conv((x, x[begin:end]), adj)
 
 
 def make_gnn(

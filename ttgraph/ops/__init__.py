@@ -1,6 +1,7 @@
 """Rows of tensor-train tables, differentiable in the cores, and what a graph network does with them."""
 
 from ttgraph.ops.aggregate import Adjacency, aggregate
+from ttgraph.ops.attend import attend
 from ttgraph.ops.bag import tt_embedding_bag
 from ttgraph.ops.bags import tt_embedding_bags
 from ttgraph.ops.clusters import cluster_nodes, contract
@@ -16,6 +17,7 @@ from ttgraph.ops.transpose import transpose
 __all__ = [
     "Adjacency",
     "aggregate",
+    "attend",
     "both_directions",
     "cluster_nodes",
     "contract",

@@ -51,10 +51,18 @@ class Adjacency:
     @property
     def transposed(self) -> Adjacency:
         """Whom every source is heard by, with the same weights; made when first asked for."""
+        return self._made("_transposed", self._transpose)
+
+    @property
+    def by_source(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same without weights, and which edge each is: what ``transpose`` gives; made when first asked for."""
+        return self._made("_by_source", lambda: transpose(self.offsets, self.neighbours, self.num_sources))
+
+    def _made(self, name: str, make: Callable[[], Any]) -> Any:
         # Not a cached_property, whose lock no compiler of torch's can pass.
-        if (made := self.__dict__.get("_transposed")) is None:
-            object.__setattr__(self, "_transposed", made := self._transpose())
-        return made
+        if name not in self.__dict__:
+            object.__setattr__(self, name, make())
+        return self.__dict__[name]
 
     def _transpose(self) -> Adjacency:
         offsets, rows, entries = transpose(self.offsets, self.neighbours, self.num_sources)

@@ -58,6 +58,105 @@ def sparse_rows(matrix: Sequence[Tensor], num_sources: int, begin: int = 0, end:
         )
 
 
+def attend(
+    x: Tensor,
+    source_scores: Tensor,
+    row_scores: Tensor,
+    factors: Tensor | None,
+    matrix: Sequence[Tensor],
+    transposed: Sequence[Tensor],
+    slope: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention over neighbours, head by head.
+
+    Args:
+        x: A row of every head for every source.  # (num_sources, heads, channels)
+        source_scores: Of who is heard.  # (num_sources, heads)
+        row_scores: Of who hears.  # (num_rows, heads)
+        factors: By what the coefficient of each edge is multiplied, or None.  # (num_edges, heads)
+        matrix: Offsets (num_rows + 1,) and neighbours (num_edges,).
+        transposed: For the gradient, or empty.
+        slope: Of the leaky rectification.
+
+    Returns:
+        The sums.  # (num_rows, heads, channels)
+        The logarithms of what the softmax divided by, in the type of the sums; 0 for an empty row.  # (num_rows, heads)
+    """
+    wide, *scores = widen([x, source_scores, row_scores])
+    rows, logits = _edge_scores(*scores, matrix, slope)
+    index = rows.unsqueeze(1).expand_as(logits)
+    most = torch.zeros_like(scores[1]).scatter_reduce(0, index, logits, "amax", include_self=False)
+    total = torch.zeros_like(most).index_add(0, rows, (logits - most[rows]).exp())
+    logsumexp = torch.where(total > 0, most + total.log(), 0)
+    shares = _shares(logits, logsumexp[rows], factors)
+    return _sums(wide, matrix, shares).to(x.dtype), logsumexp
+
+
+def attend_backward(
+    grad: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    x: Tensor,
+    source_scores: Tensor,
+    row_scores: Tensor,
+    factors: Tensor | None,
+    matrix: Sequence[Tensor],
+    transposed: Sequence[Tensor],
+    slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of what was given to ``attend``.
+
+    Args:
+        grad: Gradient of the sums.  # (num_rows, heads, channels)
+        out: The sums.  # (num_rows, heads, channels)
+        logsumexp: The other result.  # (num_rows, heads)
+        x: As in ``attend``.
+        source_scores: As in ``attend``.
+        row_scores: As in ``attend``.
+        factors: As in ``attend``.
+        matrix: As in ``attend``.
+        transposed: Offsets, rows and entries, as of ``transpose``.
+        slope: As in ``attend``.
+
+    Returns:
+        Of ``x``, ``source_scores`` and ``row_scores``.
+    """
+    wide_grad, wide, wide_out, *scores = widen([grad, x, out, source_scores, row_scores])
+    neighbours = matrix[1]
+    rows, logits = _edge_scores(*scores, matrix, slope)
+    shares = _shares(logits, logsumexp[rows], None)
+    kept = shares if factors is None else shares * factors
+    dots = [(wide_grad[rows, h] * wide[neighbours, h]).sum(dim=1) for h in range(x.shape[1])]
+    inner = (wide_grad * wide_out).sum(dim=2)
+    rises = torch.where(logits > 0, 1.0, slope)
+    edge_grad = (kept * torch.stack(dots, dim=1) - shares * inner[rows]) * rises
+    x_grad = _sums(wide_grad, transposed, kept[transposed[2]])
+    source_grad = torch.zeros_like(scores[0]).index_add(0, neighbours, edge_grad)
+    row_grad = torch.zeros_like(scores[1]).index_add(0, rows, edge_grad)
+    return x_grad.to(x.dtype), source_grad.to(x.dtype), row_grad.to(x.dtype)
+
+
+def _edge_scores(
+    source_scores: Tensor, row_scores: Tensor, matrix: Sequence[Tensor], slope: float
+) -> tuple[Tensor, Tensor]:
+    """The row of each edge, and its rectified score."""  # (num_edges,), (num_edges, heads)
+    offsets, neighbours = matrix
+    rows = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff())
+    return rows, torch.nn.functional.leaky_relu(source_scores[neighbours] + row_scores[rows], slope)
+
+
+def _shares(logits: Tensor, logsumexp: Tensor, factors: Tensor | None) -> Tensor:
+    shares = (logits - logsumexp).exp()
+    return shares if factors is None else shares * factors
+
+
+def _sums(x: Tensor, matrix: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Head by head, a sparse matrix of these shares times rows."""  # (rows, heads, channels)
+    heads = range(x.shape[1])
+    matrices = [sparse_rows((*matrix[:2], shares[:, h].contiguous()), x.shape[0]) for h in heads]
+    return torch.stack([matrices[h] @ x[:, h].contiguous() for h in heads], dim=1)
+
+
 def transpose(offsets: Tensor, neighbours: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
     """Compressed rows by their columns.
 

@@ -193,14 +193,14 @@ def neighborhood(csr: CSR, y: Tensor, config: TrainConfig, seeds: Tensor, epoch:
         epoch: Of the draws.
 
     Returns:
-        A batch whose targets are the seeds; for networks that take them, with an adjacency for each layer.
+        A batch whose targets are the seeds; with an adjacency for each layer where the network has any use of one.
     """
     sampler = CSRNeighborSampler(csr, num_neighbors=config.layer_fanout, seed=config.seed)
     sampler.set_epoch(epoch)
     sample = sampler.sample(seeds)
     degrees = degrees_of(csr, sample.node_ids) if config.model == "gcn" else None
     targets, labels = torch.arange(len(seeds)), y[seeds].long()
-    if config.model in ("gat", "mlp"):
+    if config.model == "mlp":
         rim = sample.csr.offsets[-1:].expand(len(sample.node_ids) - sample.csr.num_nodes)
         square = CSR(torch.cat([sample.csr.offsets, rim]), sample.csr.neighbours)
         return NodeBatch(sample.node_ids, adjacency(config.model, square), targets, labels)
