@@ -96,9 +96,12 @@ class GATConv(conv.GATConv):
     def project(self, x: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """What every node says, and its scores where it is heard and where it hears."""
         # (nodes, heads, channels), twice (nodes, heads)
-        rows = _linear(x, self.lin.weight).view(-1, self.heads, self.out_channels)
-        source_scores, row_scores = ((rows * weight).sum(dim=2) for weight in (self.att_src, self.att_dst))
-        return rows, source_scores, row_scores
+        rows = _linear(x, self.lin.weight)
+        # Every head's own product with its channels, as one product with zeros between the heads.
+        apart = torch.eye(self.heads, dtype=rows.dtype, device=rows.device).unsqueeze(1)
+        weights = [(weight.view(self.heads, -1, 1) * apart).flatten(0, 1) for weight in (self.att_src, self.att_dst)]
+        source_scores, row_scores = (rows @ torch.cat(weights, dim=1)).split(self.heads, dim=1)
+        return rows.view(-1, self.heads, self.out_channels), source_scores, row_scores
 
     def hear(self, adj: Adjacency, rows: Tensor, source_scores: Tensor, row_scores: Tensor) -> Tensor:
         """What comes of it for the rows of an adjacency, of whom there are as many row scores."""
