@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +18,22 @@ from report import Row
 from run import EMBEDDING_DIM, Run, ratio_columns
 
 EPOCH_ROW_FACTORS = (1024, 13, 13)
-_HIDDEN, _LAYERS, _RANK = 128, 3, 16
+_HIDDEN, _LAYERS, _HEADS, _RANK = 128, 3, 4, 16
 _RATE = 1e-30  # a step does all its work and changes nothing
 
 
-def epochs_of_arxiv(run: Run, batching: str) -> Iterator[Row]:
-    """An epoch of GraphSAGE on ogbn-arxiv in METIS order, optimizer included, of every contender.
+def epochs_of_arxiv(run: Run, batching: str, model: Literal["sage", "gat"] = "sage") -> Iterator[Row]:
+    """An epoch of a network on ogbn-arxiv in METIS order, optimizer included, of every contender.
 
     Plain PyG has a dense table, torch's batch normalisation, rectification, dropout and fused Adam, as its
     examples do; its edges are an ``edge_index``, or the sparse matrix that it recommends for memory and speed.
+    The self loops of ``gat`` are among them.
     """
     path = os.environ.get("TTGRAPH_BENCH_ARXIV")
     if not path:
         raise Unavailable("ogbn-arxiv is not here; set TTGRAPH_BENCH_ARXIV to its .npz in the neutral format")
     try:
-        from torch_geometric.nn.models import GraphSAGE
+        from torch_geometric.nn.models import GAT, GraphSAGE
 
         from ttgraph.data import load_dataset
         from ttgraph.graph import CSR
@@ -45,14 +47,14 @@ def epochs_of_arxiv(run: Run, batching: str) -> Iterator[Row]:
     data = metis_order(data.edge_index, data.num_nodes, EPOCH_ROW_FACTORS).apply(data)
     csr = CSR.incoming(data.edge_index, data.num_nodes)
     if batching == "full":
-        whole = FullBatch(Supervision(data), adjacency("sage", csr).to(run.device))
+        whole = FullBatch(Supervision(data), adjacency(model, csr).to(run.device))
         batches = list(whole.epoch(0))
     else:
         parts = PartitionBatches(
             Supervision(data),
             csr,
             EPOCH_ROW_FACTORS,
-            model="sage",
+            model=model,
             num_batches=16,
             seed=0,
             device=torch.device(run.device),
@@ -60,12 +62,13 @@ def epochs_of_arxiv(run: Run, batching: str) -> Iterator[Row]:
         batches = list(parts.epoch(0))
 
     torch.manual_seed(0)
-    shape = dict(hidden=_HIDDEN, layers=_LAYERS)
+    shape = dict(hidden=_HIDDEN, layers=_LAYERS, heads=_HEADS)
     tt = TTEmbedding(data.num_nodes, EMBEDDING_DIM, rank=_RANK, row_factors=EPOCH_ROW_FACTORS, std=0.1)
     dense = torch.nn.Embedding(data.num_nodes, EMBEDDING_DIM, _weight=tt.weight.detach().clone())
-    ours = NodeClassifier(tt, make_gnn("sage", EMBEDDING_DIM, data.num_classes, **shape)).to(run.device)
-    ours_dense = NodeClassifier(dense, make_gnn("sage", EMBEDDING_DIM, data.num_classes, **shape)).to(run.device)
-    plain = GraphSAGE(EMBEDDING_DIM, _HIDDEN, _LAYERS, data.num_classes, dropout=0.5, norm="batch").to(run.device)
+    ours = NodeClassifier(tt, make_gnn(model, EMBEDDING_DIM, data.num_classes, **shape)).to(run.device)
+    ours_dense = NodeClassifier(dense, make_gnn(model, EMBEDDING_DIM, data.num_classes, **shape)).to(run.device)
+    kind = {"sage": GraphSAGE, "gat": partial(GAT, heads=_HEADS, add_self_loops=False)}[model]
+    plain = kind(EMBEDDING_DIM, _HIDDEN, _LAYERS, data.num_classes, dropout=0.5, norm="batch").to(run.device)
     for other in (ours_dense.gnn, plain):
         other.load_state_dict(ours.gnn.state_dict())
 
@@ -107,7 +110,7 @@ def _edge_index(adj) -> Tensor:  # Adjacency -> (2, num_edges)
 
 
 def _unweighted(adj) -> Tensor:
-    """The matrix of ones over which PyG itself takes the mean."""
+    """The matrix of ones over which PyG itself takes the mean, or attends."""
     return replace(adj, weights=torch.ones_like(adj.weights)).to_sparse()
 
 

@@ -312,6 +312,7 @@ FIGURES = {
     18: Figure("bags under Zipf's law", bags.zipf_bags),
     19: Figure("many tables in one call over one call each", bags.one_call),
     20: Figure("a cache of hot rows over none", bags.cache),
+    21: Figure("an epoch of GAT in batches of parts", partial(epochs_of_arxiv, batching="partition", model="gat")),
 }
 
 

@@ -84,7 +84,7 @@ class GCNConv(conv.GCNConv):
 
 
 class GATConv(conv.GATConv):
-    """PyG's layer, which attends to whom the adjacency lists, the node itself if it is there, without a row per edge."""
+    """PyG's layer without a row for every edge; a node attends to itself if the adjacency says so."""
 
     def forward(self, x: Any, edge_index: Any, edge_attr: Any = None, **options: Any) -> Any:
         """As in PyG, or with the rows of an embedding and an adjacency."""
@@ -127,7 +127,7 @@ def _both_ends(x: Rows | tuple[Rows, Rows], adj: Adjacency) -> tuple[Rows, Rows]
 
 
 class _Layered:
-    """A network of PyG's whose every layer may have an adjacency of its own, down to the nodes whose scores are wanted."""
+    """A network of PyG's whose layers may each have an adjacency, down to the nodes whose scores are wanted."""
 
     def forward(self: Any, x: Any, edge_index: Any, *args: Any, **options: Any) -> Tensor:
         """As in PyG, or with an adjacency for each layer."""

@@ -27,9 +27,10 @@ def attend(
     """What every node hears, by an attention of several heads: a softmax over whom it hears, times their rows.
 
     The coefficient of source ``j`` in row ``i`` is the softmax, over all that ``i`` hears, of
-    ``leaky_relu(source_scores[j] + row_scores[i])``. PyG makes a row of ``x`` for every edge; here no more than a number
-    per edge and head is ever in memory, and none but the factors of a dropout is kept for the gradient. On the CPU a
-    thread owns a range of rows, so that the results are deterministic; elsewhere it is a sparse product of torch per head.
+    ``leaky_relu(source_scores[j] + row_scores[i])``. PyG makes a row of ``x`` for every edge; here no more than a
+    number per edge and head is ever in memory, and none but the factors of a dropout is kept for the gradient. On the
+    CPU a thread owns a range of rows, so that the results are deterministic; elsewhere it is a sparse product of
+    torch per head.
 
     Args:
         adj: Who hears whom; its weights play no role.
@@ -57,7 +58,10 @@ def attend(
     """
     if x.dim() != 3 or x.shape[0] != adj.num_sources:
         raise ValueError(f"attend needs x of shape ({adj.num_sources}, heads, channels), got {tuple(x.shape)}")
-    for name, part, size in (("source_scores", source_scores, adj.num_sources), ("row_scores", row_scores, adj.num_rows)):
+    for name, part, size in (
+        ("source_scores", source_scores, adj.num_sources),
+        ("row_scores", row_scores, adj.num_rows),
+    ):
         if part.shape != (size, x.shape[1]):
             raise ValueError(f"attend needs {name} of shape ({size}, {x.shape[1]}), got {tuple(part.shape)}")
     for name, part in (("x", x), ("source_scores", source_scores), ("row_scores", row_scores)):

@@ -82,10 +82,10 @@ def attend(
         The sums.  # (num_rows, heads, channels)
         The logarithms of what the softmax divided by, in the type of the sums; 0 for an empty row.  # (num_rows, heads)
     """
-    wide, *scores = widen([x, source_scores, row_scores])
-    rows, logits = _edge_scores(*scores, matrix, slope)
+    wide, sources, hearers = widen([x, source_scores, row_scores])
+    rows, logits = _edge_scores(sources, hearers, matrix, slope)
     index = rows.unsqueeze(1).expand_as(logits)
-    most = torch.zeros_like(scores[1]).scatter_reduce(0, index, logits, "amax", include_self=False)
+    most = torch.zeros_like(hearers).scatter_reduce(0, index, logits, "amax", include_self=False)
     total = torch.zeros_like(most).index_add(0, rows, (logits - most[rows]).exp())
     logsumexp = torch.where(total > 0, most + total.log(), 0)
     shares = _shares(logits, logsumexp[rows], factors)
@@ -121,9 +121,9 @@ def attend_backward(
     Returns:
         Of ``x``, ``source_scores`` and ``row_scores``.
     """
-    wide_grad, wide, wide_out, *scores = widen([grad, x, out, source_scores, row_scores])
+    wide_grad, wide, wide_out, sources, hearers = widen([grad, x, out, source_scores, row_scores])
     neighbours = matrix[1]
-    rows, logits = _edge_scores(*scores, matrix, slope)
+    rows, logits = _edge_scores(sources, hearers, matrix, slope)
     shares = _shares(logits, logsumexp[rows], None)
     kept = shares if factors is None else shares * factors
     dots = [(wide_grad[rows, h] * wide[neighbours, h]).sum(dim=1) for h in range(x.shape[1])]
@@ -131,8 +131,8 @@ def attend_backward(
     rises = torch.where(logits > 0, 1.0, slope)
     edge_grad = (kept * torch.stack(dots, dim=1) - shares * inner[rows]) * rises
     x_grad = _sums(wide_grad, transposed, kept[transposed[2]])
-    source_grad = torch.zeros_like(scores[0]).index_add(0, neighbours, edge_grad)
-    row_grad = torch.zeros_like(scores[1]).index_add(0, rows, edge_grad)
+    source_grad = torch.zeros_like(sources).index_add(0, neighbours, edge_grad)
+    row_grad = torch.zeros_like(hearers).index_add(0, rows, edge_grad)
     return x_grad.to(x.dtype), source_grad.to(x.dtype), row_grad.to(x.dtype)
 
 
