@@ -281,7 +281,11 @@ def test_out_of_range_id_is_named(device, bad, dtype):
 )
 def test_offsets_that_do_not_split_the_ids(device, offsets, include_last_offset, wrong):
     text = f"start at 0, never decrease and end at the number of ids, 5; got offsets.{wrong}"
-    cores, ids, offsets = small_cores(device=device), torch.arange(5, device=device), torch.tensor(offsets, device=device)
+    cores, ids, offsets = (
+        small_cores(device=device),
+        torch.arange(5, device=device),
+        torch.tensor(offsets, device=device),
+    )
     with pytest.raises(ValueError, match=text):
         tt_embedding_bag(cores, ids, offsets, include_last_offset=include_last_offset)
     full = offsets if include_last_offset else torch.cat([offsets, offsets.new_tensor([5])])

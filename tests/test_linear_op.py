@@ -19,7 +19,9 @@ PATHS = ["rows", "prefix", "suffix"]
 SHARED = ["prefix", "suffix"]
 
 
-def make_parts(row_factors, col_factors, ranks, out_features, dtype=torch.float64, seed=0, device="cpu") -> list[Tensor]:
+def make_parts(
+    row_factors, col_factors, ranks, out_features, dtype=torch.float64, seed=0, device="cpu"
+) -> list[Tensor]:
     """Cores and, last, a weight, whose rows and products are of size 1: float16 ends at 65504."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [*zip(row_factors, ranks, col_factors, ranks[1:], strict=False), (out_features, math.prod(col_factors))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,9 +62,7 @@ class Adjacency:
         return Adjacency(offsets, rows, self.weights[entries], self.num_rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Adjacency:
-        """The same on another device."""
-        if torch.device(device) == self.device:
-            return self
+        """The same on another device; itself where it is there already."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Adjacency:
@@ -71,7 +70,10 @@ class Adjacency:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> Adjacency:
-        return Adjacency(move(self.offsets), move(self.neighbours), move(self.weights), self.num_sources)
+        parts = [self.offsets, self.neighbours, self.weights]
+        moved = [move(part) for part in parts]
+        # Itself, with its transpose, where nothing moved: on cuda:0, say, though asked for as cuda.
+        return self if all(map(operator.is_, parts, moved)) else Adjacency(*moved, self.num_sources)
 
     def blocks(self, max_entries: int) -> Iterator[tuple[int, int, Adjacency]]:
         """Consecutive ranges of rows, that together are all.
