@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +69,10 @@ class Adjacency:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> Adjacency:
-        parts = [self.offsets, self.neighbours, self.weights]
-        moved = [move(part) for part in parts]
-        # Itself, with its transpose, where nothing moved: on cuda:0, say, though asked for as cuda.
-        return self if all(map(operator.is_, parts, moved)) else Adjacency(*moved, self.num_sources)
+        offsets, neighbours, weights = move(self.offsets), move(self.neighbours), move(self.weights)
+        if offsets is self.offsets:  # nothing moved: on cuda:0, say, though asked for as cuda
+            return self
+        return Adjacency(offsets, neighbours, weights, self.num_sources)
 
     def blocks(self, max_entries: int) -> Iterator[tuple[int, int, Adjacency]]:
         """Consecutive ranges of rows, that together are all.
