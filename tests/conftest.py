@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # No test depends on a clock.
@@ -14,7 +15,20 @@ settings.load_profile("no deadline")
 # Code that torch.compile cached for an earlier schema of an op must not be what is tested.
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 
+_DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+
 _SHARED = Path(os.environ.get("TTGRAPH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session", params=_DEVICES)
+def device(request) -> str:
+    """Every device of this machine: a test that takes it runs on each of them."""
+    return request.param
 
 
 @pytest.fixture

@@ -161,8 +161,8 @@ def test_auto_mirrors_colour_images_alone():
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": 4.0}, {"compression": 8.0, "format": "ttm"}], ids=str)
-def test_digits_are_learnt(options):
-    summary = train_cnn(replace(DIGITS, **options)).summary
+def test_digits_are_learnt(device, options):
+    summary = train_cnn(replace(DIGITS, device=device, **options)).summary
     assert summary["val"] > 0.5
     assert summary["test"] > 0.5
     assert summary["compression"] >= options.get("compression", 1)
@@ -242,8 +242,8 @@ def test_bfloat16(images):
     [dict(optimizer="adam", lr=0.003), dict(norm=False, lr=0.01, rank=4), dict(label_smoothing=0.1), dict(momentum=0)],
     ids=str,
 )
-def test_other_ways_to_train(images, changes):
-    result = train_cnn(replace(SMALL, epochs=12, **changes), images)
+def test_other_ways_to_train(device, images, changes):
+    result = train_cnn(replace(SMALL, epochs=12, device=device, **changes), images)
     assert result.summary["val"] > 0.5
 
 

@@ -24,11 +24,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_tables(mode: str = "sum", dtype=torch.float64, padded: bool = True, dim: int | None = None):
+def make_tables(mode: str = "sum", dtype=torch.float64, padded: bool = True, dim: int | None = None, device="cpu"):
     return {
         name: TTEmbeddingBag(
             rows, dim or columns, rank, depth=depth, mode=mode, padding_idx=padding if padded else None, std=1.0,
-            generator=seeded(i), dtype=dtype,
+            generator=seeded(i), dtype=dtype, device=device,
         )
         for i, (name, (rows, columns, rank, depth, padding)) in enumerate(SIZES.items())
     }  # fmt: skip
@@ -56,22 +56,21 @@ def leaves(collection: nn.Module) -> list[Tensor]:
 
 
 def gradients(bags: dict[str, Tensor], wanted: list[Tensor]) -> tuple[Tensor, ...]:
-    outer = [torch.randn(b.shape, dtype=b.dtype, generator=seeded(i)) for i, b in enumerate(bags.values())]
+    outer = [torch.randn(b.shape, dtype=b.dtype, generator=seeded(i)).to(b) for i, b in enumerate(bags.values())]
     return torch.autograd.grad(list(bags.values()), wanted, outer)
 
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(MODES), st.integers(1, 9), st.integers(0, 99), st.booleans(), st.booleans(), st.booleans(),
-    st.sampled_from([torch.int32, torch.int64]),
+    mode=st.sampled_from(MODES), num_bags=st.integers(1, 9), seed=st.integers(0, 99), padded=st.booleans(),
+    weighted=st.booleans(), by_offsets=st.booleans(), dtype=st.sampled_from([torch.int32, torch.int64]),
 )  # fmt: skip
-def test_is_its_tables_one_by_one(mode, num_bags, seed, padded, weighted, by_offsets, dtype):
-    collection = TTEmbeddingBagCollection(make_tables(mode, padded=padded))
-    values, lengths = make_values(num_bags, seed)
-    values, lengths = values.to(dtype), lengths.to(dtype)
+def test_is_its_tables_one_by_one(device, mode, num_bags, seed, padded, weighted, by_offsets, dtype):
+    collection = TTEmbeddingBagCollection(make_tables(mode, padded=padded, device=device))
+    values, lengths = (part.to(device, dtype) for part in make_values(num_bags, seed))
     weights = None
     if weighted and mode == "sum":
-        weights = torch.randn(len(values), dtype=torch.float64, generator=seeded(seed)).requires_grad_()
+        weights = torch.randn(len(values), dtype=torch.float64, generator=seeded(seed)).to(device).requires_grad_()
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     shape = dict(offsets=offsets) if by_offsets else dict(lengths=lengths)
     bags = collection(values, **shape, per_sample_weights=weights)

@@ -56,7 +56,7 @@ def results(layer, x):
     """Output, gradient of the input, and gradients of the parameters, by name."""
     x = x.clone().requires_grad_()
     out = layer(x)
-    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
     layer.zero_grad()
     (out * weights).sum().backward()
     return out, x.grad, {name: parameter.grad for name, parameter in layer.named_parameters()}
@@ -76,10 +76,10 @@ class Reconstructed(nn.Module):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("schedule", ["factorized", "reconstructed"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_as_the_reconstructed_convolution(name, schedule, recompute):
+def test_as_the_reconstructed_convolution(device, name, schedule, recompute):
     options = SETTINGS[name]
-    layer = TTConv2d(**options, rank=3, schedule=schedule, recompute=recompute, dtype=torch.float64)
-    x = torch.randn(2, options["in_channels"], 9, 11, dtype=torch.float64)
+    layer = TTConv2d(**options, rank=3, schedule=schedule, recompute=recompute, dtype=torch.float64, device=device)
+    x = torch.randn(2, options["in_channels"], 9, 11, dtype=torch.float64, device=device)
     out, x_grad, grads = results(layer, x)
     dense = Reconstructed(layer)
     expected, expected_x_grad, expected_grads = results(dense, x)
@@ -105,9 +105,9 @@ def test_any_sizes(in_channels, out_channels, kernel_size, rank, depth, format):
 
 
 @pytest.mark.parametrize("format", ["split", "ttm"])
-def test_gradcheck(format):
-    layer = TTConv2d(3, 5, 3, rank=2, padding=1, schedule="factorized", format=format, dtype=torch.float64)
-    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+def test_gradcheck(device, format):
+    layer = TTConv2d(3, 5, 3, rank=2, padding=1, schedule="factorized", format=format, dtype=torch.float64).to(device)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(layer, x)
     assert torch.autograd.gradgradcheck(layer, x)
 
@@ -133,9 +133,9 @@ def test_the_result_may_be_changed_in_place():
     torch.testing.assert_close(torch.autograd.grad(layer(x).relu_().sum(), x)[0], expected)
 
 
-def test_no_images():
-    layer = TTConv2d(8, 12, 3, rank=4, schedule="factorized")
-    out = layer(torch.empty(0, 8, 6, 6))
+def test_no_images(device):
+    layer = TTConv2d(8, 12, 3, rank=4, schedule="factorized", device=device)
+    out = layer(torch.empty(0, 8, 6, 6, device=device))
     assert out.shape == (0, 12, 4, 4)
     out.sum().backward()
     assert not any(parameter.grad.any() for parameter in layer.parameters())
@@ -151,10 +151,10 @@ def test_few_channels_go_through_their_own_kernel(rank, calls):
     assert dispatched.names.count("ttgraph::narrow_conv_backward") == calls
 
 
-def test_the_lookup_kernels_make_the_factors():
-    layer = TTConv2d(8, 12, 3, rank=4, schedule="factorized")
+def test_the_lookup_kernels_make_the_factors(device):
+    layer = TTConv2d(8, 12, 3, rank=4, schedule="factorized", device=device)
     with Dispatched() as calls:
-        layer(torch.randn(2, 8, 6, 6)).sum().backward()
+        layer(torch.randn(2, 8, 6, 6, device=device)).sum().backward()
     assert calls.names.count("ttgraph::tt_materialize") == 2
     assert calls.names.count("ttgraph::tt_materialize_backward") == 2
 
@@ -168,9 +168,9 @@ def test_layout_and_unbatched_input():
     torch.testing.assert_close(layer(x[0]), out[0])
 
 
-def test_autocast():
-    layer, x = TTConv2d(8, 12, 3, rank=4, schedule="factorized"), torch.randn(2, 8, 6, 6)
-    with torch.autocast("cpu", torch.bfloat16):
+def test_autocast(device):
+    layer, x = TTConv2d(8, 12, 3, rank=4, schedule="factorized", device=device), torch.randn(2, 8, 6, 6).to(device)
+    with torch.autocast(device, torch.bfloat16):
         out = layer(x)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), layer(x), rtol=0.1, atol=0.1)
@@ -216,10 +216,10 @@ def test_start_has_the_variance_of_he(sizes, rank, format, depth):
 
 @pytest.mark.parametrize("format", ["split", "ttm"])
 @pytest.mark.parametrize("options", [SETTINGS["groups"], SETTINGS["1x1"], SETTINGS["primes"]])
-def test_from_dense_and_back(options, format):
-    dense = nn.Conv2d(**options).double()
+def test_from_dense_and_back(device, options, format):
+    dense = nn.Conv2d(**options, device=device).double()
     layer = TTConv2d.from_dense(dense, rank=500, format=format)
-    x = torch.randn(2, options["in_channels"], 9, 9, dtype=torch.float64)
+    x = torch.randn(2, options["in_channels"], 9, 9, dtype=torch.float64, device=device)
     assert layer.error < 1e-6
     torch.testing.assert_close(layer(x), dense(x))
     torch.testing.assert_close(layer.to_dense().weight, dense.weight)
@@ -244,13 +244,13 @@ def test_compression_and_better_weights_of_higher_rank():
     assert errors == sorted(errors)
 
 
-def test_linear_as_torch():
+def test_linear_as_torch(device):
     for format in ("split", "ttm"):
-        layer = TTLinear(30, 14, rank=5, format=format, dtype=torch.float64)
-        x = torch.randn(3, 4, 30, dtype=torch.float64)
+        layer = TTLinear(30, 14, rank=5, format=format, dtype=torch.float64, device=device)
+        x = torch.randn(3, 4, 30, dtype=torch.float64, device=device)
         torch.testing.assert_close(layer(x), layer.to_dense()(x))
         torch.testing.assert_close(layer(x[0, 0]), layer(x)[0, 0])
-        dense = nn.Linear(30, 14)
+        dense = nn.Linear(30, 14, device=device)
         assert TTLinear.from_dense(dense, tolerance=0.4, format=format).error <= 0.4
 
 

@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import types
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from ttgraph.data import DataError, criteo, load_click_log, planted_clicks, write_click_log, write_criteo_tsv
 from ttgraph.data.click_log import ClickLog
@@ -339,65 +340,77 @@ def test_criteo_s_own_sample(shared_data, tmp_path):
     assert isinstance(log, ClickLog)
 
 
-class Column(list):
-    """What is needed of an Arrow array, where Arrow is not installed."""
-
-    def cast(self, kind):
-        assert kind == "string"
-        return Column(None if value is None else str(value) for value in self)
-
-    def fill_null(self, value):
-        return Column(value if item is None else item for item in self)
-
-    def to_numpy(self, zero_copy_only):
-        return np.array(self, dtype=object)
+def parquet_of(columns, path, names=HEADER, **options):
+    parquet.write_table(pyarrow.table(list(columns), names=list(names)), path, **options)
+    return path
 
 
-def fake_arrow(monkeypatch, columns, names=HEADER):
-    batch = types.SimpleNamespace(num_rows=len(columns[0]), columns=[Column(column) for column in columns])
-    file = types.SimpleNamespace(
-        schema_arrow=types.SimpleNamespace(names=list(names)), iter_batches=lambda batch_size: [batch, batch]
-    )
-    arrow = types.ModuleType("pyarrow")
-    arrow.ArrowException, arrow.parquet = RuntimeError, types.SimpleNamespace(ParquetFile=lambda path: file)
-    monkeypatch.setitem(sys.modules, "pyarrow", arrow)
+@settings(max_examples=30)
+@given(
+    rows=st.lists(GOOD, min_size=1, max_size=8),
+    missing=st.sampled_from(["", None]),
+    group=st.integers(1, 8),
+    batch=st.integers(1, 8),
+)
+def test_parquet_is_read_as_the_same_text_is(rows, missing, group, batch):
+    columns = [[field or missing for field in column] for column in zip(*rows, strict=True)]
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(criteo, "_BATCH_ROWS", batch)
+        folder = Path(name)
+        (folder / "clicks.tsv").write_bytes("".join("\t".join(fields) + "\n" for fields in rows).encode())
+        path = parquet_of([pyarrow.array(column, "string") for column in columns], folder / "clicks.parquet",
+                          row_group_size=group)  # fmt: skip
+        text, table = (load_click_log(file, root=folder) for file in (folder / "clicks.tsv", path))
+        known = load_click_log(path, vocabularies=text, root=folder)
+        for log in (table, known):
+            np.testing.assert_array_equal(log.labels, text.labels)
+            np.testing.assert_array_equal(log.dense, text.dense)
+            np.testing.assert_array_equal(log.ids, text.ids)
 
 
-PARQUET = [[0, 1], [3, None], *[[None, 1.5]] * 12, ["a", None], [7, 8], *[[None, None]] * 24]
+def test_columns_of_parquet_may_be_of_any_type_that_is_a_text(tmp_path):
+    numbers = [[3, None], [1.5, -2.0], ["7", ""]]
+    values = [pyarrow.array(["a", None]).dictionary_encode(), [7, 8], pyarrow.array(["b", "b"], "large_string")]
+    values += [pyarrow.array([b"b", b"c"]), [None, None]]
+    columns = [[0, 1], *numbers, *[[None, None]] * 10, *values, *[["a", "b"]] * 21]
+    log = load_click_log(parquet_of(map(pyarrow.array, columns), tmp_path / "clicks.parquet"), root=tmp_path)
+    assert log.labels.tolist() == [0, 1]
+    np.testing.assert_allclose(log.dense[:, :4].T, np.log1p([[3, 0], [1.5, 0], [7, 0], [0, 0]]), rtol=1e-6)
+    assert log.ids[:, :6].tolist() == [[1, 1, 1, 1, 0, 1], [0, 2, 1, 2, 0, 2]]
 
 
-def check_parquet(arrays):
-    labels, dense, ids = arrays
-    assert labels[:2].tolist() == [0, 1]
-    np.testing.assert_allclose(dense[:2, :2], np.log1p([[3, 0], [0, 1.5]]), rtol=1e-6)
-    assert ids[:2, :3].tolist() == [[1, 1, 0], [0, 2, 0]]
+GOOD_COLUMNS = [[0, 1], *[[3, None]] * 13, *[["a", None]] * 26]
 
 
-def test_parquet_without_arrow(monkeypatch):
-    fake_arrow(monkeypatch, PARQUET)
-    arrays, _ = load(b"", "clicks.parquet")
-    assert len(arrays[0]) == 4
-    check_parquet(arrays)
-    fake_arrow(monkeypatch, [[0, 3], *PARQUET[1:]])
-    with pytest.raises(DataError, match="clicks.parquet: row 2 has label '3', which must be 0 or 1"):
-        load(b"", "clicks.parquet")
-    fake_arrow(monkeypatch, PARQUET, HEADER[1:])
-    with pytest.raises(DataError, match="needs the columns label, I1"):
-        load(b"", "clicks.parquet")
+@pytest.mark.parametrize(
+    ("columns", "names", "message"),
+    [
+        ([[0, 3], *GOOD_COLUMNS[1:]], HEADER, "clicks.parquet: row 2 has label '3', which must be 0 or 1"),
+        ([[None, 1], *GOOD_COLUMNS[1:]], HEADER, "row 1 has label '', which must be 0 or 1"),
+        ([[0, 1], [math.nan, 1], *GOOD_COLUMNS[2:]], HEADER, "row 1 has I1 'nan', which must be a finite number or em"),
+        ([[0, 1], ["x", "1"], *GOOD_COLUMNS[2:]], HEADER, "row 1 has I1 'x', which must be a finite number or empty"),
+        (GOOD_COLUMNS[1:], HEADER[1:], "needs the columns label, I1, .* in this order, got I1, "),
+        (GOOD_COLUMNS, [HEADER[0], "I2", "I1", *HEADER[3:]], "needs the columns label, I1, .* got label, I2, I1"),
+        ([*GOOD_COLUMNS[:-1], [["a"], ["b"]]], HEADER, "C26 is list<.*string>, which is no text .* write strings"),
+        ([*GOOD_COLUMNS[:-1], [b"a", b"\xff"]], HEADER, "C26 is binary, which is no text .* write strings"),
+        ([[]] * 40, HEADER, "clicks.parquet: has no rows in Criteo's layout, and 0 malformed"),
+    ],
+)
+def test_parquet_that_is_no_click_log(columns, names, message, tmp_path):
+    path = parquet_of(map(pyarrow.array, columns), tmp_path / "clicks.parquet", names)
+    with pytest.raises(DataError, match=message):
+        load_click_log(path, root=tmp_path)
+    assert not list(tmp_path.glob("click-logs/*"))
+
+
+def test_parquet_that_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "clicks.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="clicks.parquet: cannot be read .* copy or make it again"):
+        load_click_log(path, root=tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match="parquet needs the package pyarrow; install it"):
-        load(b"", "clicks.parquet")
-
-
-def test_parquet_with_arrow(tmp_path):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table(dict(zip(HEADER, PARQUET, strict=True))), tmp_path / "clicks.parquet")
-    log = load_click_log(tmp_path / "clicks.parquet", root=tmp_path)
-    check_parquet([log.labels, log.dense, log.ids])
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="broken.parquet: cannot be read"):
-        load_click_log(tmp_path / "broken.parquet", root=tmp_path)
+    with pytest.raises(DataError, match="clicks.parquet: parquet needs the package pyarrow; install it"):
+        load_click_log(path, root=tmp_path)
 
 
 def test_importing_it_needs_neither_pandas_nor_sklearn():

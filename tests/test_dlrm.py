@@ -25,10 +25,10 @@ def make_table(size, kind, dim=8, **options):
     return nn.EmbeddingBag(size, dim, mode="sum", **options)
 
 
-def make_model(kind: str, **options) -> DLRM:
+def make_model(kind: str, device: str = "cpu", **options) -> DLRM:
     torch.manual_seed(0)
     tables = {name: make_table(size, k) for (name, size), k in zip(SIZES.items(), KINDS[kind], strict=True)}
-    return DLRM(3, tables, bottom=(6,), top=(5,), **options)
+    return DLRM(3, tables, bottom=(6,), top=(5,), **options).to(device)
 
 
 def whole(model: DLRM, name: str) -> torch.Tensor:
@@ -52,30 +52,30 @@ def expected(model: DLRM, dense: torch.Tensor, bags: list[list[list[int]]]) -> t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_id_a_bag(kind):
-    model, dense = make_model(kind), torch.rand(4, 3)
+def test_one_id_a_bag(device, kind):
+    model, dense = make_model(kind, device), torch.rand(4, 3).to(device)
     bags = [[[int(torch.randint(size, ()))] for _ in range(4)] for size in SIZES.values()]
-    values = torch.tensor([ids[0] for table in bags for ids in table])
+    values = torch.tensor([ids[0] for table in bags for ids in table], device=device)
     logits = model(dense, values)
     torch.testing.assert_close(logits, expected(model, dense, bags))
-    torch.testing.assert_close(model(dense, values, torch.arange(len(values) + 1)), logits)
+    torch.testing.assert_close(model(dense, values, torch.arange(len(values) + 1, device=device)), logits)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_number_of_ids_a_bag(kind):
-    model, dense = make_model(kind), torch.rand(3, 3)
+def test_any_number_of_ids_a_bag(device, kind):
+    model, dense = make_model(kind, device), torch.rand(3, 3).to(device)
     bags = [[[89, 0], [], [5]], [[1], [2, 2, 59], []], [[], [6], [0, 1]]]
     flat = [ids for table in bags for ids in table]
-    offsets = torch.tensor([0, *itertools.accumulate(map(len, flat))])
-    logits = model(dense, torch.tensor([*itertools.chain(*flat)]), offsets)
+    offsets = torch.tensor([0, *itertools.accumulate(map(len, flat))], device=device)
+    logits = model(dense, torch.tensor([*itertools.chain(*flat)], device=device), offsets)
     torch.testing.assert_close(logits, expected(model, dense, bags))
 
 
-def test_gradients_reach_everything_and_are_sparse_where_the_table_says_so():
+def test_gradients_reach_everything_and_are_sparse_where_the_table_says_so(device):
     torch.manual_seed(0)
     tables = {"a": make_table(50, "t"), "b": make_table(40, "d", sparse=True), "c": make_table(30, "d")}
-    model = DLRM(2, tables)
-    model(torch.rand(5, 2), torch.randint(30, (15,))).sum().backward()
+    model = DLRM(2, tables).to(device)
+    model(torch.rand(5, 2).to(device), torch.randint(30, (15,)).to(device)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert [model.dense[name].weight.grad.is_sparse for name in "bc"] == [True, False]
     networks = {id(p) for part in (model.bottom, model.top) for p in part.parameters()}
@@ -83,9 +83,9 @@ def test_gradients_reach_everything_and_are_sparse_where_the_table_says_so():
 
 
 @pytest.mark.parametrize("kind", ["tt", "mixed"])
-def test_a_cache_changes_no_logit_when_rows_enter(kind):
-    model = make_model(kind, cache_rows=10, cache_warmup=1, cache_every=1)
-    dense, values = torch.rand(4, 3), torch.tensor([3, 3, 3, 1, 0, 0, 1, 1, 2, 2, 2, 2])
+def test_a_cache_changes_no_logit_when_rows_enter(device, kind):
+    model = make_model(kind, device, cache_rows=10, cache_warmup=1, cache_every=1)
+    dense, values = torch.rand(4, 3).to(device), torch.tensor([3, 3, 3, 1, 0, 0, 1, 1, 2, 2, 2, 2], device=device)
     before = model(dense, values)
     assert model.refresh_cache().entered > 0
     torch.testing.assert_close(model(dense, values), before)

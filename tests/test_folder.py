@@ -148,8 +148,8 @@ def test_scores_in_blocks_are_those_of_the_whole_graph(folder, model, monkeypatc
         dict(model="gat", epochs=12),
     ],
 )
-def test_it_learns_and_predicts_in_the_users_ids(folder, settings):
-    result = train_folder(config_of(folder, **SMALL | dict(epochs=6, lr=0.02) | settings), folder)
+def test_it_learns_and_predicts_in_the_users_ids(device, folder, settings):
+    result = train_folder(config_of(folder, **SMALL | dict(epochs=6, lr=0.02, device=device) | settings), folder)
     assert result.summary["test"] > 0.5
     assert 0 <= result.summary["waiting"] < 1
     classes = torch.empty(folder.num_nodes, dtype=torch.int64)
@@ -159,9 +159,10 @@ def test_it_learns_and_predicts_in_the_users_ids(folder, settings):
     assert float(right.float().mean()) == pytest.approx(result.summary["test"], abs=1e-6)
 
 
-def test_sampled_scores_are_near_the_exact_ones(folder):
-    exact = train_folder(config_of(folder, epochs=4, lr=0.02), folder).summary
-    near = train_folder(config_of(folder, epochs=4, lr=0.02, evaluation="sampled", eval_nodes=900), folder).summary
+def test_sampled_scores_are_near_the_exact_ones(device, folder):
+    settings = dict(epochs=4, lr=0.02, device=device)
+    exact = train_folder(config_of(folder, **settings), folder).summary
+    near = train_folder(config_of(folder, **settings, evaluation="sampled", eval_nodes=900), folder).summary
     assert near["scored"] == {"val": 100, "test": 900}
     assert near["test"] == pytest.approx(exact["test"], abs=0.06)
 

@@ -43,10 +43,10 @@ def hashed_rows(table, ids: list[int], first=lambda i: 0, count=None):
     dtype=st.sampled_from([torch.int32, torch.int64]),
     num_hashes=st.integers(1, 4),
 )
-def test_reads_rows_of_the_weight_for_any_shape_of_ids(kind, shape, seed, dtype, num_hashes):
+def test_reads_rows_of_the_weight_for_any_shape_of_ids(device, kind, shape, seed, dtype, num_hashes):
     generator = torch.Generator().manual_seed(seed)
-    table = made(kind, num_hashes=num_hashes, seed=seed, generator=generator)
-    ids = torch.randint(53, shape, generator=generator).to(dtype)
+    table = made(kind, num_hashes=num_hashes, seed=seed, generator=generator, device=device)
+    ids = torch.randint(53, shape, generator=generator).to(device, dtype)
     rows = table(ids)
     assert rows.shape == (*shape, 6)
     assert table.weight.shape == (table.num_embeddings, table.embedding_dim) == (53, 6)

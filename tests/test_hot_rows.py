@@ -38,7 +38,8 @@ def make_bag(rows: int = 60, dim: int = 12, rank: int = 4, **options) -> TTEmbed
 
 def use(bag: TTEmbeddingBag, counts: dict[int, int], optimizer=None):
     """A step of training in which rows are looked up so many times, and the refresh after it."""
-    bag(torch.tensor([[row for row, count in counts.items() for _ in range(count)]]))
+    ids = [row for row, count in counts.items() for _ in range(count)]
+    bag(torch.tensor([ids], device=bag.cores[0].device))
     return bag.refresh_cache(optimizer)
 
 
@@ -51,11 +52,11 @@ def cached_rows(bag) -> list[int]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding_idx", [None, 3])
-def test_no_lookup_changes_when_rows_enter(padding_idx, mode):
-    bag = make_bag(mode=mode, padding_idx=padding_idx, dtype=torch.float32)
+def test_no_lookup_changes_when_rows_enter(device, padding_idx, mode):
+    bag = make_bag(mode=mode, padding_idx=padding_idx, dtype=torch.float32).to(device)
     plain = TTEmbeddingBag(60, 12, cores=list(bag.cores), mode=mode, padding_idx=padding_idx)
-    ids, offsets = torch.randint(60, (80,), generator=seeded()), torch.arange(0, 80, 7)
-    weights = torch.randn(80, generator=seeded(1)) if mode == "sum" else None
+    ids, offsets = torch.randint(60, (80,), generator=seeded()).to(device), torch.arange(0, 80, 7, device=device)
+    weights = torch.randn(80, generator=seeded(1)).to(device) if mode == "sum" else None
     before = bag(ids, offsets, weights)
     use(bag, {3: 90, 7: 50, 8: 40, 20: 30, 59: 20, 30: 10})
     assert cached_rows(bag) == ([3, 7, 8, 20, 59] if padding_idx is None else [7, 8, 20, 30, 59])
@@ -66,23 +67,23 @@ def test_no_lookup_changes_when_rows_enter(padding_idx, mode):
 
 @settings(max_examples=120)
 @given(
-    st.sampled_from(MODES), st.sampled_from([None, 3, 7]), st.booleans(), st.booleans(), st.integers(0, 99),
-    st.sampled_from([torch.int32, torch.int64]),
+    mode=st.sampled_from(MODES), padding_idx=st.sampled_from([None, 3, 7]), sparse=st.booleans(),
+    weighted=st.booleans(), seed=st.integers(0, 99), dtype=st.sampled_from([torch.int32, torch.int64]),
 )  # fmt: skip
-def test_results_and_gradients_are_those_of_the_dense_table(mode, padding_idx, sparse, weighted, seed, dtype):
+def test_results_and_gradients_are_those_of_the_dense_table(device, mode, padding_idx, sparse, weighted, seed, dtype):
     """With cached rows that have learned and are not what their tensor train says."""
-    bag = make_bag(mode=mode, padding_idx=padding_idx, cache_sparse=sparse)
+    bag = make_bag(mode=mode, padding_idx=padding_idx, cache_sparse=sparse, device=device)
     use(bag, {7: 5, 8: 4, 20: 3, 59: 2})
     generator = seeded(seed)
     with torch.no_grad():
-        bag.cache.weight[:4] = torch.randn(4, 12, dtype=torch.float64, generator=generator)
+        bag.cache.weight[:4] = torch.randn(4, 12, dtype=torch.float64, generator=generator).to(device)
     # Ids few of which are in use, so that all kinds of bags occur: of cached rows only, of others only, empty ones.
-    ids = torch.tensor([3, 7, 8, 20, 59, 1, 2])[torch.randint(7, (30,), generator=generator)].to(dtype)
-    offsets = torch.randint(31, (12,), generator=generator).sort().values.to(dtype)
+    ids = torch.tensor([3, 7, 8, 20, 59, 1, 2])[torch.randint(7, (30,), generator=generator)].to(device, dtype)
+    offsets = torch.randint(31, (12,), generator=generator).sort().values.to(device, dtype)
     offsets[0] = 0
     weights = None
     if mode == "sum" and weighted:
-        weights = torch.randn(30, dtype=torch.float64, generator=generator).requires_grad_()
+        weights = torch.randn(30, dtype=torch.float64, generator=generator).to(device).requires_grad_()
     leaves = [*bag.cores, bag.cache.weight] + ([] if weights is None else [weights])
     bags, expected = (
         bag(ids, offsets, weights),
@@ -91,16 +92,16 @@ def test_results_and_gradients_are_those_of_the_dense_table(mode, padding_idx, s
         ),
     )
     torch.testing.assert_close(bags, expected)
-    outer = torch.randn(12, 12, dtype=torch.float64, generator=generator)
+    outer = torch.randn(12, 12, dtype=torch.float64, generator=generator).to(device)
     got = [grad.to_dense() if grad.is_sparse else grad for grad in torch.autograd.grad(bags, leaves, outer)]
     torch.testing.assert_close(got, list(torch.autograd.grad(expected, leaves, outer)))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bits(dtype, mode):
-    bag = make_bag(mode=mode, dtype=dtype)
-    ids = torch.randint(60, (6, 8), generator=seeded())
+def test_16_bits(device, dtype, mode):
+    bag = make_bag(mode=mode, dtype=dtype, device=device)
+    ids = torch.randint(60, (6, 8), generator=seeded()).to(device)
     before = bag(ids)
     use(bag, {int(row): 3 for row in ids[0]})
     assert bag(ids).dtype == bag.cache.weight.dtype == dtype
@@ -133,19 +134,19 @@ def test_the_gradient_of_a_cached_row_goes_to_the_cache_and_to_no_core():
         (lambda p: torch.optim.SparseAdam(p, 0.1), True),
     ],
 )
-def test_what_is_not_in_the_cache_adds_nothing_ever(optimizer, sparse):
+def test_what_is_not_in_the_cache_adds_nothing_ever(device, optimizer, sparse):
     """The row that stands for all others stays zero under every optimizer."""
     for mode in MODES:
-        bag = make_bag(mode=mode, cache_sparse=sparse)
+        bag = make_bag(mode=mode, cache_sparse=sparse, device=device)
         use(bag, {7: 5, 8: 4})
         trained = optimizer([bag.cache.weight])
         for _ in range(3):
             trained.zero_grad()
-            bag(torch.tensor([[7, 1, 2], [1, 2, 3]])).square().sum().backward()
+            bag(torch.tensor([[7, 1, 2], [1, 2, 3]], device=device)).square().sum().backward()
             trained.step()
         assert not bag.cache.weight[-1].any()
-        plain = tt_embedding_bag(list(bag.cores), torch.tensor([[1, 2]]), mode=mode)
-        torch.testing.assert_close(bag(torch.tensor([[1, 2]])), plain)
+        ids = torch.tensor([[1, 2]], device=device)
+        torch.testing.assert_close(bag(ids), tt_embedding_bag(list(bag.cores), ids, mode=mode))
 
 
 @pytest.mark.parametrize("bad", [-1, 60, 2**31, 2**62, -(2**63)])
@@ -207,11 +208,11 @@ def zipf(count: int, rows: int, generator: torch.Generator, exponent: float = 1.
     return torch.multinomial(shares, count, replacement=True, generator=generator)
 
 
-def test_the_most_popular_rows_are_found_and_their_share_of_the_lookups_is_hit():
+def test_the_most_popular_rows_are_found_and_their_share_of_the_lookups_is_hit(device):
     generator, rows, capacity = seeded(), 5000, 100
-    bag = make_bag(rows, dim=4, rank=1, cache_rows=capacity, cache_warmup=40, cache_every=10)
+    bag = make_bag(rows, dim=4, rank=1, cache_rows=capacity, cache_warmup=40, cache_every=10, device=device)
     for step in range(80):
-        bag(zipf(1000, rows, generator).view(100, 10))
+        bag(zipf(1000, rows, generator).view(100, 10).to(device))
         assert (bag.refresh_cache() is None) == (step + 1 < 40 or step % 10 != 9)
     inside = set(cached_rows(bag))
     assert len(inside) == capacity
@@ -219,7 +220,7 @@ def test_the_most_popular_rows_are_found_and_their_share_of_the_lookups_is_hit()
     assert len(inside & set(range(capacity))) >= 0.85 * capacity
     bag.cache.lookups.zero_()
     for _ in range(30):
-        bag(zipf(1000, rows, generator).view(100, 10))
+        bag(zipf(1000, rows, generator).view(100, 10).to(device))
     shares = torch.arange(1, rows + 1, dtype=torch.float64) ** -1.2
     assert bag.cache.hit_rate == pytest.approx((shares[:capacity].sum() / shares.sum()).item(), abs=0.02)
 
@@ -324,12 +325,12 @@ def learned(bag: TTEmbeddingBag, size: float = 1.0) -> Tensor:
     with torch.no_grad():
         used = bag.cache.slots[: len(cached_rows(bag))]
         noise = torch.randn(len(used), bag.embedding_dim, dtype=torch.float64, generator=seeded(9))
-        bag.cache.weight[used] += size * noise
+        bag.cache.weight[used] += size * noise.to(used.device)
     return bag.materialize().detach()
 
 
-def test_rows_that_stay_keep_what_they_learned_to_the_bit():
-    bag = make_bag()
+def test_rows_that_stay_keep_what_they_learned_to_the_bit(device):
+    bag = make_bag(device=device)
     use(bag, {7: 50, 8: 40, 9: 3, 10: 2, 11: 1})
     table = learned(bag)
     done = use(bag, {20: 30, 21: 20})

@@ -19,16 +19,18 @@ PATHS = ["rows", "prefix", "suffix"]
 SHARED = ["prefix", "suffix"]
 
 
-def make_parts(row_factors, col_factors, ranks, out_features, dtype=torch.float64, seed=0) -> list[Tensor]:
+def make_parts(
+    row_factors, col_factors, ranks, out_features, dtype=torch.float64, seed=0, device="cpu"
+) -> list[Tensor]:
     """Cores and, last, a weight, whose rows and products are of size 1: float16 ends at 65504."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [*zip(row_factors, ranks, col_factors, ranks[1:], strict=False), (out_features, math.prod(col_factors))]
     parts = [torch.randn(size, dtype=torch.float64, generator=generator) / math.sqrt(size[-1]) for size in sizes]
-    return [part.to(dtype).requires_grad_() for part in parts]
+    return [part.to(device, dtype).requires_grad_() for part in parts]
 
 
-def small_parts(dtype=torch.float64) -> list[Tensor]:
-    return make_parts((3, 4, 5), (2, 3, 4), (1, 3, 2, 1), 7, dtype)
+def small_parts(dtype=torch.float64, device="cpu") -> list[Tensor]:
+    return make_parts((3, 4, 5), (2, 3, 4), (1, 3, 2, 1), 7, dtype, device=device)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def assert_exact(parts, ids, num_embeddings, path) -> None:
     dtype = parts[0].dtype
     result = call(parts, ids, num_embeddings)
     assert result.dtype == dtype
-    grad = torch.randn(result.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grad = torch.randn(result.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(result)
     got = [result, *torch.autograd.grad(result, parts, grad)]
 
     def expected(change):
@@ -91,20 +93,29 @@ def problems(draw):
     return make_parts(row_factors, col_factors, ranks, out_features, dtype, seed), num_embeddings
 
 
+def moved(parts, device) -> list[Tensor]:
+    return [part.detach().to(device).requires_grad_() for part in parts]
+
+
 @settings(max_examples=30, deadline=None)
-@given(problems(), st.sampled_from(PATHS), st.integers(0, 400), st.sampled_from([torch.int32, torch.int64]))
-def test_lookup_linear_equals_rows_times_weight(problem, path, num_ids, id_dtype):
-    parts, num_embeddings = problem
-    ids = torch.randint(num_embeddings, (num_ids,), generator=torch.Generator().manual_seed(0)).to(id_dtype)
+@given(
+    problem=problems(),
+    path=st.sampled_from(PATHS),
+    num_ids=st.integers(0, 400),
+    id_dtype=st.sampled_from([torch.int32, torch.int64]),
+)
+def test_lookup_linear_equals_rows_times_weight(device, problem, path, num_ids, id_dtype):
+    parts, num_embeddings = moved(problem[0], device), problem[1]
+    ids = torch.randint(num_embeddings, (num_ids,), generator=torch.Generator().manual_seed(0)).to(device, id_dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "choose_path", lambda *_: path)
         assert_exact(parts, ids, num_embeddings, path)
 
 
 @settings(max_examples=30, deadline=None)
-@given(problems(), st.sampled_from(PATHS))
-def test_materialize_linear_equals_table_times_weight(problem, path):
-    parts, num_embeddings = problem
+@given(problem=problems(), path=st.sampled_from(PATHS))
+def test_materialize_linear_equals_table_times_weight(device, problem, path):
+    parts, num_embeddings = moved(problem[0], device), problem[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "choose_path", lambda *_: path)
         assert_exact(parts, None, num_embeddings, path)
@@ -112,9 +123,9 @@ def test_materialize_linear_equals_table_times_weight(problem, path):
 
 @pytest.mark.parametrize("path", SHARED)
 @pytest.mark.parametrize("num_embeddings", [0, 1, 4, 19, 20, 21, 59, 60])
-def test_part_of_a_table(force, path, num_embeddings):
+def test_part_of_a_table(device, force, path, num_embeddings):
     force(path)
-    assert_exact(small_parts(), None, num_embeddings, path)
+    assert_exact(small_parts(device=device), None, num_embeddings, path)
 
 
 @pytest.mark.parametrize("reversed", [False, True])
@@ -168,10 +179,10 @@ def test_several_threads_share_the_work(force, row_factors, path):
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (2, 0, 3)])
 @pytest.mark.parametrize("path", PATHS)
-def test_ids_of_any_shape(force, shape, path):
+def test_ids_of_any_shape(device, force, shape, path):
     force(path)
-    parts = small_parts()
-    ids = torch.randint(60, shape, generator=torch.Generator().manual_seed(0))
+    parts = small_parts(device=device)
+    ids = torch.randint(60, shape, generator=torch.Generator().manual_seed(0)).to(device)
     result = tt_lookup_linear(parts[:-1], ids, parts[-1])
     assert result.shape == (*shape, 7)
     torch.testing.assert_close(result, plain(parts, None, 60)[ids])
@@ -181,14 +192,15 @@ def test_ids_of_any_shape(force, shape, path):
 
 
 @pytest.mark.parametrize("path", SHARED)
-def test_non_contiguous_input(force, path):
+def test_non_contiguous_input(device, force, path):
     force(path)
-    dense = small_parts()
+    dense = small_parts(device=device)
     strided = [part.detach().mT.contiguous().mT.requires_grad_() for part in dense]
     assert not strided[1].is_contiguous()
     assert not strided[-1].is_contiguous()
-    ids = torch.arange(60).reshape(6, 10).t()[::2]
+    ids = torch.arange(60, device=device).reshape(6, 10).t()[::2]
     grad = torch.randn(7, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)
+    grad = grad.to(device)
     results = [tt_lookup_linear(parts[:-1], ids, parts[-1]) for parts in (strided, dense)]
     torch.testing.assert_close(*results)
     got, want = (torch.autograd.grad(*pair, grad) for pair in zip(results, (strided, dense), strict=True))
@@ -266,23 +278,23 @@ def test_kernels_refuse_what_would_read_past_their_input():
 @pytest.mark.parametrize(
     ("dtype", "reversed"), [(torch.float64, False), (torch.bfloat16, True), (torch.float16, False)]
 )
-def test_opcheck(dtype, reversed):
-    *cores, weight = small_parts(dtype)
+def test_opcheck(device, dtype, reversed):
+    *cores, weight = small_parts(dtype, device)
     *fixed, fixed_weight = [part.detach() for part in (*cores, weight)]
-    ids = torch.tensor([3, 59, 3, 0, 17], dtype=torch.int32)
+    ids = torch.tensor([3, 59, 3, 0, 17], dtype=torch.int32, device=device)
     check, ops = torch.library.opcheck, torch.ops.ttgraph
     check(ops.tt_lookup_linear.default, (cores, ids, weight, 60, reversed))
     check(ops.tt_materialize_linear.default, (cores, weight, 57, reversed))
-    grad = torch.ones(57, 7, dtype=dtype)
+    grad = torch.ones(57, 7, dtype=dtype, device=device)
     check(ops.tt_lookup_linear_backward.default, (grad[:5], fixed, ids, fixed_weight, reversed))
     check(ops.tt_materialize_linear_backward.default, (grad, fixed, fixed_weight, reversed))
 
 
 @pytest.mark.parametrize("path", SHARED)
-def test_gradcheck(force, path):
+def test_gradcheck(device, force, path):
     force(path)
-    parts = make_parts((2, 3, 2), (2, 1, 3), (1, 2, 3, 1), 2)
-    ids = torch.tensor([3, 11, 3, 0])
+    parts = make_parts((2, 3, 2), (2, 1, 3), (1, 2, 3, 1), 2, device=device)
+    ids = torch.tensor([3, 11, 3, 0], device=device)
     for twice in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert twice(lambda *parts: call(list(parts), ids, 12).pow(2), parts)
         assert twice(lambda *parts: call(list(parts), None, 11).pow(2), parts)

@@ -19,11 +19,11 @@ def dense_twin(table: TTEmbedding) -> nn.Embedding:
 id_shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 
 
-@given(id_shapes, st.integers(0, 10**6), st.sampled_from([torch.int32, torch.int64]))
-def test_reads_what_torch_reads_for_any_shape_of_ids(shape, seed, dtype):
+@given(shape=id_shapes, seed=st.integers(0, 10**6), dtype=st.sampled_from([torch.int32, torch.int64]))
+def test_reads_what_torch_reads_for_any_shape_of_ids(device, shape, seed, dtype):
     generator = torch.Generator().manual_seed(seed)
-    table = TTEmbedding(23, 12, rank=3, std=1.0, generator=generator)
-    ids = torch.randint(23, shape, generator=generator).to(dtype)
+    table = TTEmbedding(23, 12, rank=3, std=1.0, generator=generator, device=device)
+    ids = torch.randint(23, shape, generator=generator).to(device, dtype)
     expected = dense_twin(table)(ids)
     rows = table(ids)
     assert rows.shape == expected.shape
@@ -32,11 +32,11 @@ def test_reads_what_torch_reads_for_any_shape_of_ids(shape, seed, dtype):
 
 
 @pytest.mark.parametrize("padding_idx", [0, 5, -1])
-def test_padding_idx_as_in_torch(padding_idx):
-    table = TTEmbedding(10, 8, rank=3, std=1.0, padding_idx=padding_idx)
+def test_padding_idx_as_in_torch(device, padding_idx):
+    table = TTEmbedding(10, 8, rank=3, std=1.0, padding_idx=padding_idx).to(device)
     twin = nn.Embedding(10, 8, padding_idx=padding_idx)
     assert table.padding_idx == twin.padding_idx
-    ids = torch.arange(10)
+    ids = torch.arange(10, device=device)
     rows = table(ids)
     assert rows[table.padding_idx].abs().sum() == 0
     torch.testing.assert_close(rows, table.materialize())
@@ -88,8 +88,8 @@ def test_state_dict_pickle_and_deepcopy_round_trip():
         TTEmbedding(23, 12, rank=2).load_state_dict(table.state_dict())
 
 
-def test_from_pretrained_follows_torch_in_what_it_freezes():
-    weight = torch.randn(30, 8)
+def test_from_pretrained_follows_torch_in_what_it_freezes(device):
+    weight = torch.randn(30, 8, device=device)
     assert not nn.Embedding.from_pretrained(weight).weight.requires_grad
     assert not any(core.requires_grad for core in TTEmbedding.from_pretrained(weight, 4).cores)
     table = TTEmbedding.from_pretrained(weight, 1000, freeze=False)

@@ -20,8 +20,6 @@ from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import reference, tt_lookup, tt_materialize, tt_materialize_many
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def make_cores(row_factors, col_factors, ranks, dtype=torch.float64, seed=0, device="cpu") -> list[Tensor]:
@@ -93,7 +91,6 @@ def moved(cores, device) -> list[Tensor]:
     return [core.detach().to(device).requires_grad_() for core in cores]
 
 
-@on_every_device
 @settings(max_examples=60, deadline=None)
 @given(table=tables(), num_ids=st.integers(0, 400), id_dtype=st.sampled_from([torch.int32, torch.int64]))
 def test_lookup_equals_reference(device, table, num_ids, id_dtype):
@@ -106,7 +103,6 @@ def test_lookup_equals_reference(device, table, num_ids, id_dtype):
     )
 
 
-@on_every_device
 @settings(max_examples=60, deadline=None)
 @given(table=tables())
 def test_materialize_equals_reference(device, table):
@@ -119,7 +115,6 @@ def test_materialize_equals_reference(device, table):
     )
 
 
-@on_every_device
 def test_many_tables_equal_one_after_the_other(device):
     first, second = small_cores(device=device), small_cores(device=device)[::-1]
     second = [core.transpose(1, 3).contiguous() for core in second]
@@ -143,7 +138,6 @@ def test_many_tables_equal_one_after_the_other(device):
     assert torch.equal(grad, torch.autograd.grad(tt_materialize(leaves[depth:], 60).sum(), leaves[-1:])[0])
 
 
-@on_every_device
 @pytest.mark.parametrize(("begin", "end"), [(0, 0), (7, 7), (60, 60), (1, 2), (13, 47), (20, 60), (0, 59)])
 def test_materialize_a_range(device, begin, end):
     cores = small_cores(device=device)
@@ -248,7 +242,6 @@ def test_reference_gradient_equals_autograd():
         torch.testing.assert_close(a, b)
 
 
-@on_every_device
 @pytest.mark.parametrize(("depth", "rank"), [(2, 64), (3, 8), (3, 64), (4, 20), (5, 8)])
 def test_many_rows_of_wide_tables(device, depth, rank):
     """More than one tile, group and thread: popular and rare prefixes, every row, in sizes of real tables."""
@@ -269,7 +262,6 @@ def test_many_rows_of_wide_tables(device, depth, rank):
     )
 
 
-@on_every_device
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (2, 0, 3), (4, 1, 2)])
 def test_ids_of_any_shape(device, shape):
     cores = small_cores(device=device)
@@ -282,7 +274,6 @@ def test_ids_of_any_shape(device, shape):
         assert ids.numel() or not grad.any()
 
 
-@on_every_device
 @pytest.mark.parametrize("num_embeddings", [0, 1, 4, 6, 59, 60])
 def test_part_of_a_table(device, num_embeddings):
     cores = small_cores(device=device)
@@ -300,7 +291,6 @@ def test_reference_is_exact_in_every_dtype(dtype):
     assert_exact(truth, truth, small_cores(dtype))
 
 
-@on_every_device
 def test_non_contiguous_input(device):
     dense = small_cores(device=device)
     strided = [core.detach().mT.contiguous().mT.requires_grad_() for core in dense]
@@ -319,7 +309,6 @@ def test_non_contiguous_input(device):
         torch.testing.assert_close(a, b)
 
 
-@on_every_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_repeat_to_the_bit(device, dtype):
     """On the CPU always, on a GPU where torch is told so."""
@@ -336,7 +325,7 @@ def test_gradients_repeat_to_the_bit(device, dtype):
             first = grads
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+@pytest.mark.gpu
 def test_deterministic_sums_tell_what_is_not_a_number():
     cores = make_cores((30, 8, 12), (4, 4, 8), (1, 16, 16, 1), torch.float32, device="cuda")
     for bad in (math.nan, math.inf):
@@ -356,7 +345,6 @@ def test_deterministic_sums_tell_what_is_not_a_number():
         ((2**20, 2**20), 2**40),
     ],
 )
-@on_every_device
 def test_row_ids_are_exact_in_huge_tables(device, row_factors, num_rows):
     """Cores whose entries are the digits: what comes back names the row that was read."""
     depth = len(row_factors)
@@ -393,7 +381,7 @@ def test_out_of_range_id_is_named(bad, dtype):
         compiled()
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("bad", [-1, 58])
 def test_out_of_range_id_on_a_gpu_is_a_device_side_assertion(bad):
     code = (
@@ -407,7 +395,7 @@ def test_out_of_range_id_on_a_gpu_is_a_device_side_assertion(bad):
     assert "device-side assert" in done.stderr
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+@pytest.mark.gpu
 def test_streams_and_graphs():
     """On the current stream, without waiting for the host: several tables at once, and captured."""
     shapes = ((40, 30, 20), (4, 4, 8), (1, 16, 16, 1))
@@ -437,7 +425,7 @@ def test_streams_and_graphs():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("num_ids", [1, 3000, 1_000_000])
 def test_few_launches_and_little_memory(num_ids):
     cores = make_cores((140, 140, 125), (2, 8, 8), (1, 64, 64, 1), torch.float32, device="cuda")
@@ -528,7 +516,6 @@ def test_kernels_refuse_what_would_read_past_their_input():
         torch.ops.ttgraph.tt_materialize(wide, 1)
 
 
-@on_every_device
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(device, dtype):
     cores = small_cores(dtype, device)
@@ -541,7 +528,6 @@ def test_opcheck(device, dtype):
     check(ops.tt_materialize_backward.default, (torch.ones(57, 24, dtype=dtype, device=device), plain, True))
 
 
-@on_every_device
 def test_gradcheck(device):
     cores = make_cores((2, 3, 2), (2, 1, 3), (1, 2, 3, 1), device=device)
     ids = torch.tensor([3, 11, 3, 0], device=device)

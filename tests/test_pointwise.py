@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from ttgraph.ops.pointwise import pointwise
 
 
-def factors(num_rows, in_features, out_features, with_bias, dtype=torch.float64):
+def factors(num_rows, in_features, out_features, with_bias, dtype=torch.float64, device="cpu"):
     generator = torch.Generator().manual_seed(num_rows * 31 + in_features * 7 + out_features)
 
     def draw(*sizes):
-        return torch.randn(sizes, generator=generator, dtype=dtype).requires_grad_()
+        return torch.randn(sizes, generator=generator, dtype=dtype).to(device).requires_grad_()
 
     return draw(num_rows, in_features), draw(in_features, out_features), draw(out_features) if with_bias else None
 
@@ -23,9 +23,14 @@ def plain(x, weight, bias):
     return x @ weight if bias is None else x @ weight + bias
 
 
-@given(st.integers(0, 150), st.integers(1, 40), st.integers(1, 40), st.booleans())
-def test_as_torch(num_rows, in_features, out_features, with_bias):
-    x, weight, bias = factors(num_rows, in_features, out_features, with_bias)
+@given(
+    num_rows=st.integers(0, 150),
+    in_features=st.integers(1, 40),
+    out_features=st.integers(1, 40),
+    with_bias=st.booleans(),
+)
+def test_as_torch(device, num_rows, in_features, out_features, with_bias):
+    x, weight, bias = factors(num_rows, in_features, out_features, with_bias, device=device)
     leaves = [leaf for leaf in (x, weight, bias) if leaf is not None]
     out, expected = pointwise(x, weight, bias), plain(x, weight, bias)
     torch.testing.assert_close(out, expected)

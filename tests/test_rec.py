@@ -137,8 +137,9 @@ def test_fewer_validation_rows(log, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
 @pytest.mark.parametrize("tables", ["tt", "dense", "mixed"])
-def test_every_optimizer_trains_every_table(log, optimizer, tables):
+def test_every_optimizer_trains_every_table(device, log, optimizer, tables):
     config = replace(SMALL, tables=tables, optimizer=optimizer, min_rows=1000, epochs=1, evals_per_epoch=1)
+    config = replace(config, device=device)
     rate = {"adagrad": 0.05, "adam": 0.005, "sgd": 5.0}[optimizer]
     result = train_rec(replace(config, lr_tables=rate, lr=min(rate, 0.1)), log)
     untrained = train_rec(replace(config, lr_tables=1e-12, lr=1e-12), log)

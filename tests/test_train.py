@@ -32,8 +32,9 @@ def weights(result):
 
 @pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
 @pytest.mark.parametrize("model", ["gcn", "sage", "gat"])
-def test_every_model_learns_with_every_batching(data, model, batching):
-    result = train(replace(SMALL, model=model, batching=batching, epochs=25, row_factors=(10, 10, 6)), data)
+def test_every_model_learns_with_every_batching(device, data, model, batching):
+    config = replace(SMALL, model=model, batching=batching, epochs=25, row_factors=(10, 10, 6), device=device)
+    result = train(config, data)
     assert result.summary["test"] > 0.5  # four classes of equal size
     assert len(result.progress.history) == result.summary["epochs"]
 
@@ -59,26 +60,26 @@ def test_auto_says_which_order_it_took_and_why(data, caplog):
 
 @pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
 @pytest.mark.parametrize("embedding", ["tt", "none"])
-def test_label_inputs_teach_with_every_batching(data, batching, embedding):
-    config = replace(SMALL, embedding=embedding, batching=batching, epochs=25, label_inputs=True)
+def test_label_inputs_teach_with_every_batching(device, data, batching, embedding):
+    config = replace(SMALL, embedding=embedding, batching=batching, epochs=25, label_inputs=True, device=device)
     result = train(config, data)
     assert result.summary["test"] > 0.5  # four classes of equal size
     assert (result.model.embedding is None) == (embedding == "none")
     assert (result.summary["compression"] is None) == (embedding == "none")
-    again = train(config, data)
-    assert torch.equal(again.scores, result.scores)
+    if device == "cpu":
+        assert torch.equal(train(config, data).scores, result.scores)
 
 
-def test_hashed_tables_take_the_budget_of_the_tensor_train(data):
-    config = replace(SMALL, rank=8, row_factors=(10, 10, 6))
+def test_hashed_tables_take_the_budget_of_the_tensor_train(device, data):
+    config = replace(SMALL, rank=8, row_factors=(10, 10, 6), device=device)
     budget = train(replace(config, epochs=1), data).summary["embedding_params"]
     for embedding in ("hash", "poshash"):
         summary = train(replace(config, embedding=embedding, epochs=1), data).summary
         assert budget - 16 < summary["embedding_params"] <= budget
 
 
-def test_correct_and_smooth_is_applied_to_all_that_is_written(data, tmp_path):
-    config = replace(SMALL, epochs=3)
+def test_correct_and_smooth_is_applied_to_all_that_is_written(device, data, tmp_path):
+    config = replace(SMALL, epochs=3, device=device)
     plain = train(config, data).summary
     result = train(replace(config, correct_and_smooth=True, out=tmp_path), data)
     summary = result.summary

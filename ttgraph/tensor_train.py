@@ -180,7 +180,8 @@ def fit(cores: Sequence[Tensor], shape: TTShape, *, generator: torch.Generator |
     """
     out = []
     for core, sizes in zip(cores, shape.core_shapes, strict=True):
-        wide = torch.randn(sizes, generator=generator, dtype=core.dtype) * core.square().mean().sqrt()
+        noise = torch.randn(sizes, generator=generator, dtype=core.dtype)
+        wide = noise.to(core.device) * core.square().mean().sqrt()
         _, left, _, right = core.shape
         wide[:, left:] = 0
         wide[:, :left, :, :right] = core
@@ -233,7 +234,7 @@ def tt_svd(shape: TTShape, matrix: Tensor, *, seed: int = 0) -> Decomposition:
         rest = torch.cat([(block @ basis).to(dtype) for block in unfolding]).reshape(-1, columns, basis.shape[1])
         lost += dropped
         total = max(total, energy)
-    first = torch.zeros(shape.row_factors[0], 1, *rest.shape[1:], dtype=torch.float64)
+    first = rest.new_zeros(shape.row_factors[0], 1, *rest.shape[1:], dtype=torch.float64)
     first[: len(rest), 0] = rest
     cores = [core.to(dtype) for core in balance([first, *reversed(cores)])]
     rounding = 16 * shape.depth * torch.finfo(dtype).eps * math.sqrt(total)
@@ -266,9 +267,11 @@ class _Unfolding:
     def row_space(self, rank: int, generator: torch.Generator) -> tuple[Tensor, float, float]:
         """The leading ``rank`` right singular vectors, the energy of the unfolding, and what of it they leave out."""
         rank = min(rank, self.width)
-        basis = torch.eye(self.width, dtype=torch.float64) if self.width <= _EXACT_WIDTH else None
-        if basis is None:
-            basis = torch.randn(self.width, min(rank + _OVERSAMPLING, self.width), generator=generator).double()
+        if self.width <= _EXACT_WIDTH:
+            basis = torch.eye(self.width, dtype=torch.float64, device=self.rest.device)
+        else:
+            sketch = torch.randn(self.width, min(rank + _OVERSAMPLING, self.width), generator=generator)
+            basis = sketch.to(self.rest.device, torch.float64)
             for _ in range(_POWER_PASSES):
                 basis = torch.linalg.qr(sum((block.T @ (block @ basis) for block in self), torch.zeros_like(basis)))[0]
         gram, energy = basis.new_zeros(basis.shape[1], basis.shape[1]), 0.0

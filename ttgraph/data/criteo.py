@@ -241,15 +241,29 @@ def _read_parquet(path: Path) -> Iterator[_Chunk]:
         raise DataError(f"{path}: parquet needs the package pyarrow; install it, or write the file as text") from error
     first = 1
     try:
-        file = parquet.ParquetFile(path)
-        _check_names(path, file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            texts = [column.cast("string").fill_null("") for column in batch.columns]
-            columns = [text.to_numpy(zero_copy_only=False) for text in texts]
-            yield _Chunk(np.arange(first, first + batch.num_rows), columns, {})
-            first += batch.num_rows
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_names(path, names)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                columns = [_as_text(path, name, column) for name, column in zip(names, batch.columns, strict=True)]
+                yield _Chunk(np.arange(first, first + batch.num_rows), columns, {})
+                first += batch.num_rows
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or make it again") from error
+
+
+def _as_text(path: Path, name: str, column: Any) -> np.ndarray:  # (N,) str objects, '' where missing
+    """An Arrow column as a text would hold it, a character for each byte, so that it finds the vocabularies of one."""
+    from pyarrow import ArrowException, compute
+
+    try:
+        texts = column.cast("string").fill_null("")
+    except ArrowException as error:
+        raise DataError(f"{path}: {name} is {column.type}, which is no text ({error}); write strings") from error
+    values = texts.to_numpy(zero_copy_only=False)
+    if compute.all(compute.string_is_ascii(texts)).as_py() is False:
+        values = np.array([value.encode().decode("latin-1") for value in values], dtype=object)
+    return values
 
 
 def _check_names(path: Path, names: list[str]) -> None:

@@ -69,9 +69,7 @@ class Adjacency:
         return Adjacency(offsets, rows, self.weights[entries], self.num_rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Adjacency:
-        """The same on another device."""
-        if torch.device(device) == self.device:
-            return self
+        """The same on another device; itself where it is there already."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Adjacency:
@@ -79,7 +77,10 @@ class Adjacency:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, move: Callable[[Tensor], Tensor]) -> Adjacency:
-        return Adjacency(move(self.offsets), move(self.neighbours), move(self.weights), self.num_sources)
+        offsets, neighbours, weights = move(self.offsets), move(self.neighbours), move(self.weights)
+        if offsets is self.offsets:  # nothing moved: on cuda:0, say, though asked for as cuda
+            return self
+        return Adjacency(offsets, neighbours, weights, self.num_sources)
 
     def blocks(self, max_entries: int) -> Iterator[tuple[int, int, Adjacency]]:
         """Consecutive ranges of rows, that together are all.

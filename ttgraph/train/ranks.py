@@ -51,7 +51,9 @@ class Ranks:
             yield cls()
             return
         try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+            # Gradients talk on the GPU, and what the CPU holds there, such as whether to stop.
+            backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backends, timeout=_PATIENCE)
             yield cls(dist.get_rank(), dist.get_world_size())
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not any(
