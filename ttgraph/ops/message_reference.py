@@ -29,33 +29,25 @@ def aggregate(x: Tensor, matrix: Sequence[Tensor], transposed: Sequence[Tensor],
     """
     (wide,) = widen([x])
     offsets, neighbours, weights = matrix
-    product = sparse_rows((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
+    product = sparse((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
     return (product if root is None else product + root).to(x.dtype)
 
 
-def sparse_rows(matrix: Sequence[Tensor], num_sources: int, begin: int = 0, end: int | None = None) -> Tensor:
-    """Some rows of a matrix, as torch's own sparse matrix that shares its memory.
+def sparse(matrix: Sequence[Tensor], num_sources: int) -> Tensor:
+    """A matrix as torch's own sparse one, which shares its memory.
 
     Args:
         matrix: As in ``aggregate``.
         num_sources: Columns of the matrix.
-        begin: The first row.
-        end: After the last row; all by default.
 
     Returns:
-        The rows.  # sparse CSR (end - begin, num_sources)
+        The matrix.  # sparse CSR (num_rows, num_sources)
     """
-    offsets = matrix[0][begin : None if end is None else end + 1]
-    entries = slice(int(offsets[0]), int(offsets[-1])) if begin or end is not None else slice(None)
+    offsets, neighbours, weights = matrix
+    size = offsets.numel() - 1, num_sources
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            offsets - offsets[0] if begin else offsets,
-            matrix[1][entries],
-            matrix[2][entries],
-            (offsets.numel() - 1, num_sources),
-            check_invariants=False,
-        )
+        return torch.sparse_csr_tensor(offsets, neighbours, weights, size, check_invariants=False)
 
 
 def transpose(offsets: Tensor, neighbours: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
