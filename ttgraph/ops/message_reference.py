@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttgraph.ops import random_reference
 from ttgraph.ops.reference import widen
 
 _LOW_32 = 0xFFFFFFFF
-_LOW_64 = 0xFFFFFFFFFFFFFFFF
 _BLOCK = 1 << 16
 
 
@@ -115,17 +115,10 @@ def random_bits(size: int, seed: int) -> Tensor:
     places = torch.arange(_BLOCK) * 0x9E3779B1
     blocks = []
     for block in range(-(-size // _BLOCK)):
-        key = _splitmix((seed + block) & _LOW_64)
+        key = random_reference.random_bits(seed + block, 0)
         bits = (places + (key & _LOW_32)) & _LOW_32
         bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & _LOW_32
         bits = bits ^ (key >> 32)
         bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & _LOW_32
         blocks.append(bits ^ (bits >> 16))
     return torch.cat(blocks)[:size] if blocks else torch.empty(0, dtype=torch.int64)
-
-
-def _splitmix(bits: int) -> int:
-    bits = (bits + 0x9E3779B97F4A7C15) & _LOW_64
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _LOW_64
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _LOW_64
-    return bits ^ (bits >> 31)
