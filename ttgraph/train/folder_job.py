@@ -171,7 +171,7 @@ def sharded_backward(
     """What a step does with this process's shards.
 
     Args:
-        config: Of the number of shards and the precision.
+        config: Of the precision.
         model: What is trained.
         ranks: The processes that share a batch.
         device: Where the model is.
@@ -204,7 +204,7 @@ def sharded_backward(
                 (loss * ranks.size).backward()  # of which the processes take the mean
             total += torch.cat([loss.detach().view(1), *(buffer.view(-1) for buffer in statistics)])
         ranks.sum(total)
-        mean = (total[1:] / (config.shards or 1)).split([buffer.numel() for buffer in statistics])
+        mean = (total[1:] / (len(shards) * ranks.size)).split([buffer.numel() for buffer in statistics])
         for buffer, value in zip(statistics, mean, strict=True):
             buffer.copy_(value.view_as(buffer))
         return total[0]
