@@ -295,8 +295,8 @@ def test_the_recipe():
         ({"num_classes": 2, "compatibility": [[1, 1], [0, 0]]}, "with a positive entry in every row"),
         ({"num_classes": 2, "compatibility": [[1, -1], [1, 1]]}, "finite and not negative"),
         ({"num_classes": 2, "compatibility": [[1, math.inf], [1, 1]]}, "finite and not negative"),
-        ({"train_fraction": 0.0}, "must be positive and leave test nodes"),
-        ({"train_fraction": 0.5, "val_fraction": 0.5}, "must be positive and leave test nodes"),
+        ({"train_fraction": 0.0}, "must both be positive and leave test nodes"),
+        ({"train_fraction": 0.5, "val_fraction": 0.5}, "must both be positive and leave test nodes"),
     ],
 )
 def test_bad_arguments_are_refused_with_what_is_feasible(change, message):

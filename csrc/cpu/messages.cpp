@@ -6,6 +6,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "cpu/random.h"
 #include "cpu/vector.h"
 
 namespace ttgraph {
@@ -106,16 +107,8 @@ void exponentials(int64_t count, T* values) {
 // Entries are numbered in blocks; a block has a key of 64 bits, and its entries are told apart by 16.
 constexpr int kBlockBits = 16;
 
-// Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-inline uint64_t splitmix(uint64_t bits) {
-  bits += 0x9e3779b97f4a7c15u;
-  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
-  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
-  return bits ^ (bits >> 31);
-}
-
 // The bits of entry `place` of the block with the given key: two rounds of multiply and shift.
-inline uint32_t random_bits(uint64_t key, uint32_t place) {
+inline uint32_t entry_bits(uint64_t key, uint32_t place) {
   uint32_t bits = place * 0x9e3779b1u + static_cast<uint32_t>(key);
   bits = (bits ^ (bits >> 16)) * 0x7feb352du;
   bits ^= static_cast<uint32_t>(key >> 32);
@@ -129,13 +122,13 @@ void relu_dropout(Dropout dropout, const T* __restrict x, int64_t begin, int64_t
   while (begin < end) {
     const int64_t block = begin >> kBlockBits, first = block << kBlockBits, next = first + (1 << kBlockBits);
     const int64_t stop = next < end ? next : end;
-    const uint64_t key = splitmix(dropout.seed + static_cast<uint64_t>(block));
+    const uint64_t key = random_bits(dropout.seed + static_cast<uint64_t>(block), 0);
     const T* const from = x + first;
     T* const to = out + first;
     const auto last = static_cast<uint32_t>(stop - first);
     for (auto i = static_cast<uint32_t>(begin - first); i < last; ++i) {
       // What is no number stays none.
-      const bool zero = (from[i] <= T(0)) | (random_bits(key, i) < dropout.threshold);
+      const bool zero = (from[i] <= T(0)) | (entry_bits(key, i) < dropout.threshold);
       to[i] = zero ? T(0) : from[i] * scale;
     }
     begin = stop;

@@ -34,7 +34,7 @@ from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.folder_job import sharded_backward
 from ttgraph.train.node_job import make_model, make_optimizer
 from ttgraph.train.ranks import Ranks
-from ttgraph.train.shards import Shard, ShardedBatches
+from ttgraph.train.shards import Shard, ShardedBatches, with_shards
 
 _CPU = torch.device("cpu")
 _ALONE = Ranks()
@@ -130,7 +130,7 @@ def stepper(graph: GraphFolder, config: TrainConfig, sparse: bool = False) -> Ca
 
 def shards_of(graph: GraphFolder, config: TrainConfig) -> Iterator[list[Shard]]:
     """The batches of the first epoch, over and over."""
-    batches = ShardedBatches(graph, config, _ALONE, _CPU)
+    batches = ShardedBatches(graph, with_shards(config, _ALONE), _ALONE, _CPU)
     return (shard for part in itertools.count() for shard in batches.epoch(part))
 
 

@@ -16,9 +16,10 @@ from ttgraph.data import ImageData, load_images
 from ttgraph.models import ResNet, make_resnet
 from ttgraph.nn import TTConv2d
 from ttgraph.train.config import plain
-from ttgraph.train.engine import Progress, Schedule, fit
+from ttgraph.train.engine import fit
 from ttgraph.train.machine import peak_memory_mb, usable_device
 from ttgraph.train.results import check_settings, prepare_folder, write_run
+from ttgraph.train.schedule import Progress, Schedule
 
 
 @dataclass(frozen=True)

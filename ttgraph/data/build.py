@@ -21,6 +21,21 @@ class DataError(ValueError):
     """A dataset that cannot be used; the message says what is wrong, where, and the cure."""
 
 
+def checked_fractions(train_fraction: float | None, val_fraction: float | None) -> tuple[float, float]:
+    """Shares of the nodes in the training and the validation split; they leave some for testing.
+
+    Raises:
+        DataError: If they do not.
+    """
+    fractions = train_fraction or 0.0, val_fraction or 0.0
+    if min(fractions) <= 0 or sum(fractions) >= 1:
+        raise DataError(
+            f"train_fraction and val_fraction must both be positive and leave test nodes, got {train_fraction} and "
+            f"{val_fraction}"
+        )
+    return fractions
+
+
 @dataclass(frozen=True, eq=False)
 class NodeLabels:
     """Classes and split of the nodes, checked.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ttgraph.data.build import SPLIT_CODES, DataError, build_data
+from ttgraph.data.build import SPLIT_CODES, DataError, build_data, checked_fractions
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -64,7 +64,7 @@ def from_pyg(
     if train_fraction is None and val_fraction is None:
         codes = _given_split(data, num_nodes, name, split)
     else:
-        codes = _drawn_split(labels, name, train_fraction, val_fraction, seed)
+        codes = _drawn_split(labels, checked_fractions(train_fraction, val_fraction), seed)
     return build_data(
         name,
         name=name,
@@ -100,16 +100,8 @@ def _given_split(data: Data, num_nodes: int, name: str, split: int) -> np.ndarra
     return codes
 
 
-def _drawn_split(
-    labels: np.ndarray, name: str, train_fraction: float | None, val_fraction: float | None, seed: int
-) -> np.ndarray:
+def _drawn_split(labels: np.ndarray, fractions: tuple[float, float], seed: int) -> np.ndarray:
     """Codes drawn among the labelled nodes."""  # (num_nodes,) int8
-    fractions = train_fraction or 0.0, val_fraction or 0.0
-    if min(fractions) <= 0 or sum(fractions) >= 1:
-        raise DataError(
-            f"{name}: train_fraction and val_fraction must both be positive and leave test nodes, got "
-            f"{train_fraction} and {val_fraction}"
-        )
     labelled = np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))
     sizes = [max(1, round(len(labelled) * fraction)) for fraction in fractions]
     codes = np.zeros(len(labels), dtype=np.int8)

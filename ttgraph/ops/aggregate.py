@@ -96,9 +96,9 @@ class Adjacency:
             offsets = self.offsets[begin : end + 1] - self.offsets[begin]
             yield begin, end, Adjacency(offsets, self.neighbours[entries], self.weights[entries], self.num_sources)
 
-    def to_sparse(self, begin: int = 0, end: int | None = None) -> Tensor:
-        """Rows ``begin`` to ``end`` as torch's own sparse matrix, without a copy of their entries."""
-        return reference.sparse_rows((self.offsets, self.neighbours, self.weights), self.num_sources, begin, end)
+    def to_sparse(self) -> Tensor:
+        """The same as torch's own sparse matrix, without a copy."""
+        return reference.sparse((self.offsets, self.neighbours, self.weights), self.num_sources)
 
 
 def row_ranges(offsets: Tensor, max_entries: int) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from ttgraph.ops.preferential_reference import random_bits
+from ttgraph.ops.random_reference import random_bits
 
 
 def cluster_nodes(

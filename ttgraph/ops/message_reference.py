@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ttgraph.ops import random_reference
 from ttgraph.ops.reference import widen
 
 _LOW_32 = 0xFFFFFFFF
-_LOW_64 = 0xFFFFFFFFFFFFFFFF
 _BLOCK = 1 << 16
 
 
@@ -29,33 +29,25 @@ def aggregate(x: Tensor, matrix: Sequence[Tensor], transposed: Sequence[Tensor],
     """
     (wide,) = widen([x])
     offsets, neighbours, weights = matrix
-    product = sparse_rows((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
+    product = sparse((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
     return (product if root is None else product + root).to(x.dtype)
 
 
-def sparse_rows(matrix: Sequence[Tensor], num_sources: int, begin: int = 0, end: int | None = None) -> Tensor:
-    """Some rows of a matrix, as torch's own sparse matrix that shares its memory.
+def sparse(matrix: Sequence[Tensor], num_sources: int) -> Tensor:
+    """A matrix as torch's own sparse one, which shares its memory.
 
     Args:
         matrix: As in ``aggregate``.
         num_sources: Columns of the matrix.
-        begin: The first row.
-        end: After the last row; all by default.
 
     Returns:
-        The rows.  # sparse CSR (end - begin, num_sources)
+        The matrix.  # sparse CSR (num_rows, num_sources)
     """
-    offsets = matrix[0][begin : None if end is None else end + 1]
-    entries = slice(int(offsets[0]), int(offsets[-1])) if begin or end is not None else slice(None)
+    offsets, neighbours, weights = matrix
+    size = offsets.numel() - 1, num_sources
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            offsets - offsets[0] if begin else offsets,
-            matrix[1][entries],
-            matrix[2][entries],
-            (offsets.numel() - 1, num_sources),
-            check_invariants=False,
-        )
+        return torch.sparse_csr_tensor(offsets, neighbours, weights, size, check_invariants=False)
 
 
 def attend(
@@ -222,17 +214,10 @@ def random_bits(size: int, seed: int) -> Tensor:
     places = torch.arange(_BLOCK) * 0x9E3779B1
     blocks = []
     for block in range(-(-size // _BLOCK)):
-        key = _splitmix((seed + block) & _LOW_64)
+        key = random_reference.random_bits(seed + block, 0)
         bits = (places + (key & _LOW_32)) & _LOW_32
         bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & _LOW_32
         bits = bits ^ (key >> 32)
         bits = ((bits ^ (bits >> 15)) * 0x846CA68B) & _LOW_32
         blocks.append(bits ^ (bits >> 16))
     return torch.cat(blocks)[:size] if blocks else torch.empty(0, dtype=torch.int64)
-
-
-def _splitmix(bits: int) -> int:
-    bits = (bits + 0x9E3779B97F4A7C15) & _LOW_64
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _LOW_64
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _LOW_64
-    return bits ^ (bits >> 31)

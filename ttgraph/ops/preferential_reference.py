@@ -8,7 +8,8 @@ import itertools
 import torch
 from torch import Tensor
 
-_LOW_64 = 0xFFFFFFFFFFFFFFFF
+from ttgraph.ops.random_reference import LOW_64, mix, random_bits
+
 # Draws of a node linked already; then those that are not are listed.
 _MOST_REPEATS = 64
 
@@ -34,7 +35,7 @@ def preferential_edges(
         The edges, from later to earlier nodes, without those that found no place.  # (2, found) int64
     """
     labels, affinity, num_nodes = classes.tolist(), compatibility.tolist(), len(classes)
-    plans, repeats = _Random(seed), _Random(_mix(seed & _LOW_64))
+    plans, repeats = _Random(seed), _Random(mix(seed & LOW_64))
     groups = [_Class() for _ in affinity]
     degrees, edges, left_inside = [0] * num_nodes, list[tuple[int, int]](), num_inside
 
@@ -106,26 +107,13 @@ class _Random:
     """The random numbers of a stream, one after another."""
 
     def __init__(self, stream: int) -> None:
-        self._state = stream & _LOW_64
+        self._stream, self._numbers = stream, itertools.count()
 
     def _bits(self) -> int:
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _LOW_64
-        return _mix(self._state)
+        return random_bits(self._stream, next(self._numbers))
 
     def below(self, limit: int) -> int:
         return (self._bits() * limit) >> 64
 
     def share(self) -> float:
         return (self._bits() >> 11) * 2.0**-53
-
-
-def random_bits(stream: int, number: int) -> int:
-    """Bits number 0, 1, 2, .. of a stream, as ``csrc/cpu/random.h`` makes them."""
-    return _mix((stream + (number + 1) * 0x9E3779B97F4A7C15) & _LOW_64)
-
-
-def _mix(bits: int) -> int:
-    # Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _LOW_64
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _LOW_64
-    return bits ^ (bits >> 31)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttgraph.ops.random_reference import below, random_bits, stream_of
+
 _ROUNDS = 64
 _MOST_PAIRS = 1 << 28
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -149,53 +150,3 @@ def _take(row: _Stratum, free: np.ndarray) -> np.ndarray:
             taken[place] = True
             row.missing -= 1
     return free[taken]
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
-
-
-def random_bits(stream: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Random bits by their number.
-
-    Args:
-        stream: Which sequence of them, one for all or one each.  # (1,) or (size,) uint64
-        numbers: Their places in it, one for all or one each.  # (1,) or (size,) uint64
-
-    Returns:
-        The bits.  # (size,) uint64
-
-    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
-    """
-    return _mix(stream + (numbers + np.uint64(1)) * _GAMMA)
-
-
-def below(limit: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """From 64 random bits to a number below ``limit``: the high half of their product, by halves of 32 bits.
-
-    Args:
-        limit: One for all, or one each.  # (size,)
-        bits: The random bits.  # (size,) uint64
-
-    Returns:
-        The numbers.  # (size,) int64
-    """
-    limit = np.asarray(limit, dtype=np.uint64)
-    high, low, limit_high, limit_low = bits >> _HALF, bits & _LOW, limit >> _HALF, limit & _LOW
-    middle = high * limit_low + (low * limit_low >> _HALF)
-    product = high * limit_high + (middle >> _HALF) + (low * limit_high + (middle & _LOW) >> _HALF)
-    return product.astype(np.int64)
-
-
-def stream_of(seed: int) -> np.ndarray:
-    """The sequence of random bits that belongs to a seed.
-
-    Args:
-        seed: 64 bits.
-
-    Returns:
-        What :func:`random_bits` takes.  # (1,) uint64
-    """
-    return _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64) + _GAMMA)

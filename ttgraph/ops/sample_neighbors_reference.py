@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttgraph.ops.sample_edges_reference import below, random_bits, stream_of
+from ttgraph.ops.random_reference import below, random_bits, stream_of
 
 
 def sample_neighbors(

@@ -16,9 +16,10 @@ from ttgraph.rec.batches import ClickBatches, check_labels, predict, scores
 from ttgraph.rec.config import ClickConfig, RecConfig
 from ttgraph.rec.model import build_model, make_optimizer
 from ttgraph.train.config import plain
-from ttgraph.train.engine import Progress, Schedule, fit
+from ttgraph.train.engine import fit
 from ttgraph.train.machine import peak_memory_mb, usable_device
 from ttgraph.train.results import check_settings, prepare_folder, write_run
+from ttgraph.train.schedule import Progress, Schedule
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from ttgraph.graph import CSR
 from ttgraph.models import LabelInputs, ModelName, adjacency
 from ttgraph.ops import Adjacency
-from ttgraph.sampling import CSRNeighborSampler, partition_batches, seed_batches
+from ttgraph.sampling import CSRNeighborSampler, PartitionBatch, partition_batches, seed_batches
 from ttgraph.train.config import TrainConfig
 
 
@@ -143,12 +143,9 @@ class PartitionBatches:
         for part in partition_batches(
             self._csr, self._row_factors, parts_per_batch=self._parts_per_batch, generator=generator
         ):
-            targets = mask[part.node_ids].nonzero().flatten()
-            if not targets.numel():
-                continue
-            adj = adjacency(self._model, part.csr, self._csr.degrees[part.node_ids])
-            labels = self._supervision.y[part.node_ids[targets]]
-            yield NodeBatch(part.node_ids, adj, targets, labels, _rows(x, part.node_ids)).to(self._device)
+            batch = group_of_parts(self._csr, self._supervision.y, self._model, part, mask[part.node_ids])
+            if batch.targets.numel():
+                yield replace(batch, x=_rows(x, part.node_ids)).to(self._device)
 
 
 class NeighborBatches:
@@ -198,7 +195,7 @@ def neighborhood(csr: CSR, y: Tensor, config: TrainConfig, seeds: Tensor, epoch:
     sampler = CSRNeighborSampler(csr, num_neighbors=config.layer_fanout, seed=config.seed)
     sampler.set_epoch(epoch)
     sample = sampler.sample(seeds)
-    degrees = degrees_of(csr, sample.node_ids) if config.model == "gcn" else None
+    degrees = _degrees_of(csr, sample.node_ids) if config.model == "gcn" else None
     targets, labels = torch.arange(len(seeds)), y[seeds].long()
     if config.model == "mlp":
         rim = sample.csr.offsets[-1:].expand(len(sample.node_ids) - sample.csr.num_nodes)
@@ -215,7 +212,25 @@ def neighborhood(csr: CSR, y: Tensor, config: TrainConfig, seeds: Tensor, epoch:
     return NodeBatch(sample.node_ids, adjs, targets, labels)
 
 
-def degrees_of(csr: CSR, nodes: Tensor) -> Tensor:
+def group_of_parts(csr: CSR, y: Tensor, model: ModelName, part: PartitionBatch, in_loss: Tensor) -> NodeBatch:
+    """A group of whole parts, with the edges inside it.
+
+    Args:
+        csr: The graph's incoming neighbours.
+        y: Classes.  # (num_nodes,) integer
+        model: Whose adjacency to make.
+        part: The group.
+        in_loss: Which of its nodes are the targets.  # (nodes,) bool
+
+    Returns:
+        A batch; there may be no target in it.
+    """
+    degrees = _degrees_of(csr, part.node_ids) if model == "gcn" else None
+    targets = in_loss.nonzero().flatten()
+    return NodeBatch(part.node_ids, adjacency(model, part.csr, degrees), targets, y[part.node_ids[targets]].long())
+
+
+def _degrees_of(csr: CSR, nodes: Tensor) -> Tensor:
     """Degrees of some nodes of a graph that may be mapped: of the others nothing is read."""
     return csr.offsets[nodes + 1] - csr.offsets[nodes]
 
@@ -245,7 +260,14 @@ def make_batches(
     supervision = Supervision(data, labels)
     if config.batching == "full":
         return FullBatch(supervision, adj)
-    common: dict[str, Any] = dict(model=config.model, seed=config.seed, device=adj.device)
     if config.batching == "partition":
-        return PartitionBatches(supervision, csr, row_factors, num_batches=config.num_batches, **common)
+        return PartitionBatches(
+            supervision,
+            csr,
+            row_factors,
+            model=config.model,
+            num_batches=config.num_batches,
+            seed=config.seed,
+            device=adj.device,
+        )
     return NeighborBatches(supervision, csr, config, adj.device)

@@ -1,4 +1,4 @@
-"""The one training loop: schedule, validation, early stopping, checkpoints, progress."""
+"""The one training loop: validation, early stopping, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 import logging
 import math
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from ttgraph.files import append, replacing
 from ttgraph.train.checkpoint import CheckpointError, pack, read_tensors, unpack, write_tensors
 from ttgraph.train.ranks import Ranks
+from ttgraph.train.schedule import Progress, Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -50,70 +50,6 @@ class Batches(Sized, Protocol):
     def epoch(self, number: int) -> Iterator[Any]:
         """The batches of epoch ``number``, in order; or of that part, where the schedule cuts epochs into parts."""
         ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train, and how.
-
-    Args:
-        epochs: Most epochs.
-        patience: Evaluations without a better validation score before stopping.
-        eval_every: Epochs between evaluations.
-        warmup: Share of the epochs in which the learning rates rise from zero.
-        seed: Seed of dropout and of the batches.
-        checkpoint_seconds: Least seconds between checkpoints.
-        parts: Into how many parts an epoch is cut. Whatever is said of epochs here, and by a :class:`Progress`, is then
-            said of parts, except for ``epochs`` and for the ``epoch`` of the history, which is a fraction.
-        last_of_equals: Whether an evaluation as good as the best one takes its place, though it is no reason to wait
-            longer; where scores are coarse, the learning rate has fallen further there.
-    """
-
-    epochs: int
-    patience: int
-    eval_every: int = 1
-    warmup: float = 0.0
-    seed: int = 0
-    checkpoint_seconds: float = 15.0
-    parts: int = 1
-    last_of_equals: bool = False
-
-    @property
-    def rounds(self) -> int:
-        """Most epochs, or parts of them."""
-        return self.epochs * self.parts
-
-    def rate(self, progress: float) -> float:
-        """Factor of the learning rates when the share ``progress`` of the training is done."""
-        if progress < self.warmup:
-            return progress / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
-
-
-@dataclass
-class Progress:
-    """Where a training run stands; kept in its checkpoint."""
-
-    epoch: int = 0
-    best_score: float = -math.inf
-    best_epoch: int = 0
-    stale: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Median seconds that an epoch trains, evaluation not counted."""
-        return statistics.median(row["seconds"] for row in self.history) if self.history else 0.0
-
-    def times(self, parts: int = 1) -> dict[str, float]:
-        """How long training took, as a summary says it, in epochs of which the loop has seen ``parts``."""
-        return {
-            "best_epoch": self.best_epoch / parts,
-            "epochs": self.epoch / parts,
-            "seconds_per_epoch": self.seconds_per_epoch * parts,
-            "seconds_per_step": statistics.median(row["seconds"] / row["steps"] for row in self.history),
-            "waiting": statistics.median(row["waiting"] for row in self.history),
-        }
 
 
 def fit(
@@ -166,8 +102,38 @@ def fit(
     if folder is not None:
         with replacing(folder / METRICS) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in progress.history))
-    saved = time.monotonic()
-    bar = tqdm(
+    if backward is None:
+        if loss_of is None:
+            raise ValueError("fit needs loss_of, or backward, which computes the loss itself")
+        backward = partial(_backward, loss_of)
+    saved, bar = time.monotonic(), _bar(batches, schedule, progress, ranks)
+    with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
+        while progress.epoch < schedule.rounds and progress.stale < schedule.patience:
+            row = _train_epoch(model, optimizer, peaks, batches, backward, schedule, progress.epoch, bar)
+            progress.epoch += 1
+            if progress.epoch % schedule.eval_every == 0 or progress.epoch == schedule.rounds:
+                row["val"] = validate()
+                if progress.evaluated(row["val"], schedule.last_of_equals):
+                    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                bar.set_postfix(epoch=row["epoch"], loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
+            progress.history.append(row)
+            stopping = ranks.any(stop.is_set())
+            if folder is not None:
+                append(folder / METRICS, json.dumps(row) + "\n")
+                if stopping or time.monotonic() - saved >= schedule.checkpoint_seconds:
+                    _save(folder, model, optimizer, progress, best, metadata)
+                    saved = time.monotonic()
+            if stopping:
+                where = "" if folder is None else f"; the checkpoint is in {folder}"
+                raise Interrupted(f"stopped after epoch {row['epoch']:g}{where}")
+    if folder is not None:
+        _save(folder, model, optimizer, progress, best, metadata)
+    model.load_state_dict(best)
+    return progress
+
+
+def _bar(batches: Batches, schedule: Schedule, progress: Progress, ranks: Ranks) -> tqdm:
+    return tqdm(
         total=schedule.rounds * batches.units_per_epoch,
         initial=progress.epoch * batches.units_per_epoch,
         unit=batches.unit,
@@ -175,39 +141,6 @@ def fit(
         disable=None if ranks.is_first else True,
         leave=False,
     )
-    if backward is None:
-        if loss_of is None:
-            raise ValueError("fit needs loss_of, or backward, which computes the loss itself")
-        backward = partial(_backward, loss_of)
-    with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
-        while progress.epoch < schedule.rounds and progress.stale < schedule.patience:
-            row = _train_epoch(model, optimizer, peaks, batches, backward, schedule, progress.epoch, bar)
-            progress.epoch += 1
-            if progress.epoch % schedule.eval_every == 0 or progress.epoch == schedule.rounds:
-                row["val"] = validate()
-                progress.stale += 1
-                if row["val"] > progress.best_score:
-                    progress.stale = 0
-                if row["val"] > progress.best_score or (schedule.last_of_equals and row["val"] == progress.best_score):
-                    progress.best_score, progress.best_epoch = row["val"], progress.epoch
-                    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-                bar.set_postfix(epoch=row["epoch"], loss=f"{row['loss']:.3f}", val=f"{row['val']:.4f}")
-            progress.history.append(row)
-            stopping = ranks.any(stop.is_set())
-            if folder is None:
-                if stopping:
-                    raise Interrupted(f"stopped after epoch {row['epoch']:g}")
-                continue
-            append(folder / METRICS, json.dumps(row) + "\n")
-            if stopping or time.monotonic() - saved >= schedule.checkpoint_seconds:
-                _save(folder, model, optimizer, progress, best, metadata)
-                saved = time.monotonic()
-            if stopping:
-                raise Interrupted(f"stopped after epoch {row['epoch']:g}; the checkpoint is in {folder}")
-    if folder is not None:
-        _save(folder, model, optimizer, progress, best, metadata)
-    model.load_state_dict(best)
-    return progress
 
 
 def _train_epoch(
@@ -312,6 +245,3 @@ def _stop_requests() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-__all__ = ["CHECKPOINT", "CheckpointError", "DivergedError", "Interrupted", "Progress", "Schedule", "fit"]

@@ -20,12 +20,13 @@ from ttgraph.data import GraphFolder
 from ttgraph.models import NodeClassifier
 from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
-from ttgraph.train.engine import Progress, Schedule, fit
+from ttgraph.train.engine import fit
 from ttgraph.train.evaluation import Evaluation, make_evaluation
 from ttgraph.train.machine import peak_memory_mb, products_in, usable_device
-from ttgraph.train.node_job import make_model, make_optimizer
+from ttgraph.train.node_job import make_model, make_optimizer, make_schedule, sizes
 from ttgraph.train.ranks import Ranks
 from ttgraph.train.results import check_settings, prepare_folder, write_run
+from ttgraph.train.schedule import Progress
 from ttgraph.train.shards import Shard, ShardedBatches, with_shards
 
 logger = logging.getLogger(__name__)
@@ -72,35 +73,22 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
     graph = GraphFolder.open(config.data) if graph is None else graph
     _check(config, graph)
     with Ranks.of_the_job(device) as ranks:
-        out, resume = config.out, config.resume
-        earlier = None if out is None else ranks.first(lambda: prepare_folder(out, resume))
-        config = with_shards(config, ranks, earlier)
-        if earlier is not None:
-            check_settings(earlier, config)
+        config, resume = _settled(config, ranks)
         batches = ShardedBatches(graph, config, ranks, device)
         model, init_seconds = _build(config, graph, ranks)
         model = model.to(device)
         optimizer = make_optimizer(config, model)
         evaluation = make_evaluation(graph, config, ranks, device, model)
-        schedule = Schedule(
-            config.epochs,
-            config.patience,
-            config.eval_every * batches.parts,
-            config.warmup,
-            config.seed,
-            config.checkpoint_seconds,
-            batches.parts,
-        )
         progress = fit(
             model,
             optimizer,
             batches,
             None,
             lambda: evaluation.score("val"),
-            schedule,
-            out,
+            make_schedule(config, batches.parts),
+            config.out,
             {"config": plain(config)},
-            earlier is not None,
+            resume,
             sharded_backward(config, model, ranks, device),
             ranks,
         )
@@ -112,7 +100,7 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
             "metric": graph.metric,
             "scored": evaluation.counts,
             "evaluation": evaluation.kind,
-            **_sizes(config, graph, model),
+            **sizes(config, graph.num_nodes, model),
             **progress.times(batches.parts),
             "seconds": time.perf_counter() - begin,
             "init_seconds": init_seconds,
@@ -123,8 +111,8 @@ def train_folder(config: TrainConfig, graph: GraphFolder | None = None) -> Folde
             "config": plain(config),
         }
         result = FolderResult(summary, _to_user(graph, evaluation), model, progress)
-        if out is not None and ranks.is_first:
-            write_run(out, summary, model, progress, result.predictions, config.model)
+        if config.out is not None and ranks.is_first:
+            write_run(config.out, summary, model, progress, result.predictions, config.model)
         return result
 
 
@@ -155,6 +143,16 @@ def _check(config: TrainConfig, graph: GraphFolder) -> None:
         )
 
 
+def _settled(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, bool]:
+    """What to train, with the number of shards, and whether to go on with an earlier run."""
+    out = config.out
+    earlier = None if out is None else ranks.first(lambda: prepare_folder(out, config.resume))
+    settled = with_shards(config, ranks, earlier)
+    if earlier is not None:
+        check_settings(earlier, settled)
+    return settled, earlier is not None
+
+
 def _build(config: TrainConfig, graph: GraphFolder, ranks: Ranks) -> tuple[NodeClassifier, float]:
     """A fresh model; the first process computes how the embedding starts, and the others get it from there."""
     begin = time.perf_counter()
@@ -171,7 +169,7 @@ def sharded_backward(
     """What a step does with this process's shards.
 
     Args:
-        config: Of the number of shards and the precision.
+        config: Of the precision.
         model: What is trained.
         ranks: The processes that share a batch.
         device: Where the model is.
@@ -204,17 +202,12 @@ def sharded_backward(
                 (loss * ranks.size).backward()  # of which the processes take the mean
             total += torch.cat([loss.detach().view(1), *(buffer.view(-1) for buffer in statistics)])
         ranks.sum(total)
-        mean = (total[1:] / (config.shards or 1)).split([buffer.numel() for buffer in statistics])
+        mean = (total[1:] / (len(shards) * ranks.size)).split([buffer.numel() for buffer in statistics])
         for buffer, value in zip(statistics, mean, strict=True):
             buffer.copy_(value.view_as(buffer))
         return total[0]
 
     return backward
-
-
-def _sizes(config: TrainConfig, graph: GraphFolder, model: NodeClassifier) -> dict[str, Any]:
-    count = 0 if model.embedding is None else sum(p.numel() for p in model.embedding.parameters())
-    return {"embedding_params": count, "compression": graph.num_nodes * config.dim / count if count else None}
 
 
 def _to_user(graph: GraphFolder, evaluation: Evaluation) -> np.ndarray:

@@ -22,11 +22,12 @@ from ttgraph.shape import TTShape
 from ttgraph.train.batches import NodeBatch, make_batches
 from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
-from ttgraph.train.engine import CHECKPOINT, Schedule, fit
+from ttgraph.train.engine import CHECKPOINT, fit
 from ttgraph.train.machine import peak_memory_mb, products_in, usable_device
 from ttgraph.train.metric import check_metric, score, score_by_degree
 from ttgraph.train.ranks import num_processes
 from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
+from ttgraph.train.schedule import Schedule
 from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
 
@@ -72,15 +73,7 @@ def train(
             f"`ttgraph prepare {config.data} --out DIR` and train on DIR"
         )
     device = usable_device(config.device)
-    data = load_dataset(config.data, split=config.split) if data is None else data
-    check_metric(data)
-    earlier = None if config.out is None else prepare_folder(config.out, resume=config.resume and not _choosing(config))
-    if config.row_factors == "auto":
-        if order is not None or embedding is not None:
-            raise ValueError("row_factors=auto makes orders of its own; leave order and embedding out, or pass factors")
-        config = _with_row_factors(config, data)
-    if earlier is not None:
-        check_settings(earlier, config)
+    config, data, resume = _settled(config, data, may_choose=order is None and embedding is None)
     shape = plan_shape(config, data.num_nodes)
     order_begin = time.perf_counter()
     order = make_order(config, data, shape) if order is None else order
@@ -104,28 +97,16 @@ def train(
         make_batches(config, data, csr, adj, shape.row_factors, labels),
         _loss_of(model, config.precision, device),
         lambda: score(data.metric, model.inference(adj, x), data.y, data.val_mask),
-        Schedule(
-            config.epochs, config.patience, config.eval_every, config.warmup, config.seed, config.checkpoint_seconds
-        ),
+        make_schedule(config),
         config.out,
         {"config": plain(config)},
-        earlier is not None,
+        resume,
     )
-    # The one look at the test labels.
-    scores = model.inference(adj, x).cpu()
-    final = {"test": score(data.metric, scores, data.y, data.test_mask), "val": progress.best_score}
-    details: dict[str, Any] = {"network": final, "correct_and_smooth": None}
-    if config.correct_and_smooth:
-        smoothed = best_smoothing(scores, data)
-        scores, details["correct_and_smooth"] = smoothed.scores, smoothed.settings
-        final = {"test": score(data.metric, scores, data.y, data.test_mask), "val": smoothed.val}
-    num_params = 0 if embedding is None else sum(p.numel() for p in embedding.parameters())
+    scores, tested = _tested(config, data, model.inference(adj, x).cpu(), progress.best_score)
     summary = {
-        **final,
-        **details,
+        **tested,
         "metric": data.metric,
-        "embedding_params": num_params,
-        "compression": data.num_nodes * config.dim / num_params if num_params else None,
+        **sizes(config, data.num_nodes, model),
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "seconds": time.perf_counter() - begin,
@@ -144,6 +125,30 @@ def train(
     if config.out is not None:
         write_result(config.out, result)
     return result
+
+
+def _settled(config: TrainConfig, data: Data | None, may_choose: bool) -> tuple[TrainConfig, Data, bool]:
+    """What to train on what, in every particular, and whether to go on with an earlier run; refuses what is no good."""
+    data = load_dataset(config.data, split=config.split) if data is None else data
+    check_metric(data)
+    earlier = None if config.out is None else prepare_folder(config.out, resume=config.resume and not _choosing(config))
+    if config.row_factors == "auto":
+        if not may_choose:
+            raise ValueError("row_factors=auto makes orders of its own; leave order and embedding out, or pass factors")
+        config = _with_row_factors(config, data)
+    if earlier is not None:
+        check_settings(earlier, config)
+    return config, data, earlier is not None
+
+
+def _tested(config: TrainConfig, data: Data, scores: Tensor, val: float) -> tuple[Tensor, dict[str, Any]]:
+    """The one look at the test labels: the scores of the nodes in the end, and what the summary says of them."""
+    network = {"test": score(data.metric, scores, data.y, data.test_mask), "val": val}
+    if not config.correct_and_smooth:
+        return scores, {**network, "network": network, "correct_and_smooth": None}
+    smoothed = best_smoothing(scores, data)
+    final = {"test": score(data.metric, smoothed.scores, data.y, data.test_mask), "val": smoothed.val}
+    return smoothed.scores, {**final, "network": network, "correct_and_smooth": smoothed.settings}
 
 
 def make_order(config: TrainConfig, data: Data, shape: TTShape) -> NodeOrder:
@@ -193,6 +198,25 @@ def make_optimizer(config: TrainConfig, model: NodeClassifier) -> torch.optim.Op
         cores = list(model.embedding.requires_grad_(config.lr_cores > 0).parameters())
         groups.insert(0, {"params": cores, "lr": config.lr_cores, "weight_decay": config.weight_decay_cores})
     return kind(groups, fused=True)
+
+
+def make_schedule(config: TrainConfig, parts: int = 1) -> Schedule:
+    """How long to train, in epochs that are cut into ``parts``."""
+    return Schedule(
+        config.epochs,
+        config.patience,
+        config.eval_every * parts,
+        config.warmup,
+        config.seed,
+        config.checkpoint_seconds,
+        parts,
+    )
+
+
+def sizes(config: TrainConfig, num_nodes: int, model: NodeClassifier) -> dict[str, Any]:
+    """What the summary says of the parameters of the embedding."""
+    count = 0 if model.embedding is None else sum(p.numel() for p in model.embedding.parameters())
+    return {"embedding_params": count, "compression": num_nodes * config.dim / count if count else None}
 
 
 def _loss_of(model: NodeClassifier, precision: str, device: torch.device) -> Callable[[NodeBatch], Tensor]:

@@ -15,7 +15,8 @@ from ttgraph.models import NodeClassifier
 from ttgraph.order import NodeOrder
 from ttgraph.train.checkpoint import CheckpointError, read_tensors, write_tensors
 from ttgraph.train.config import plain
-from ttgraph.train.engine import CHECKPOINT, Progress
+from ttgraph.train.engine import CHECKPOINT
+from ttgraph.train.schedule import Progress
 
 # A resumed run may differ from the one that it continues in these alone.
 _FREE_FIELDS = {"out", "resume", "device", "threads", "checkpoint_seconds", "prefetch"}

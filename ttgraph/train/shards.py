@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ttgraph.data import GraphFolder
 from ttgraph.data.build import SPLIT_CODES
-from ttgraph.models import adjacency
 from ttgraph.sampling import partition_batch, seed_batches
-from ttgraph.train.batches import NodeBatch, degrees_of, neighborhood
+from ttgraph.train.batches import NodeBatch, group_of_parts, neighborhood
 from ttgraph.train.config import TrainConfig
 from ttgraph.train.prefetch import prefetched
 from ttgraph.train.ranks import Ranks
@@ -46,8 +45,8 @@ class ShardedBatches:
 
     Args:
         graph: The graph.
-        config: Which batches, and how many shards.
-        ranks: The processes, a divisor of the shards.
+        config: Which batches, and how many shards; from :func:`with_shards`.
+        ranks: The processes.
         device: Where the batches go.
     """
 
@@ -55,7 +54,8 @@ class ShardedBatches:
 
     def __init__(self, graph: GraphFolder, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
         self._graph, self._config, self._device = graph, config, device
-        self._num_shards = config.shards or ranks.size
+        assert config.shards is not None  # with_shards has seen to it
+        self._num_shards = config.shards
         self._mine = range(ranks.rank, self._num_shards, ranks.size)
         self._ids = graph.parts["train"]
         if config.batching == "neighbor":
@@ -109,11 +109,9 @@ class ShardedBatches:
                 yield self._shards((self._group(groups[i]) for i in self._mine), targets, epoch, step)
 
     def _group(self, parts: Tensor) -> NodeBatch:
-        inside = partition_batch(self._graph.csr, self._width, parts)
-        targets = (self._graph.split[inside.node_ids] == SPLIT_CODES["train"]).nonzero().flatten()
-        degrees = degrees_of(self._graph.csr, inside.node_ids) if self._config.model == "gcn" else None
-        adj = adjacency(self._config.model, inside.csr, degrees)
-        return NodeBatch(inside.node_ids, adj, targets, self._graph.y[inside.node_ids[targets]].long())
+        graph, part = self._graph, partition_batch(self._graph.csr, self._width, parts)
+        in_loss = graph.split[part.node_ids] == SPLIT_CODES["train"]
+        return group_of_parts(graph.csr, graph.y, self._config.model, part, in_loss)
 
     def _shards(self, batches: Iterable[NodeBatch], targets: int, epoch: int, step: int) -> list[Shard]:
         """Of a batch with so many labels in its loss."""
@@ -129,7 +127,7 @@ class ShardedBatches:
         return shards
 
 
-def with_shards(config: TrainConfig, ranks: Ranks, earlier: dict[str, object] | None) -> TrainConfig:
+def with_shards(config: TrainConfig, ranks: Ranks, earlier: dict[str, object] | None = None) -> TrainConfig:
     """The configuration with a number of shards: what it says, else that of the run that it goes on with.
 
     Raises:

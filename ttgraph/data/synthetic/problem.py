@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttgraph.data.build import SPLIT_CODES, build_data
+from ttgraph.data.build import SPLIT_CODES, build_data, checked_fractions
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -29,11 +29,7 @@ class Split:
     val_fraction: float
 
     def __post_init__(self) -> None:
-        if min(self.train_fraction, self.val_fraction) <= 0 or self.train_fraction + self.val_fraction >= 1:
-            raise ValueError(
-                f"train_fraction and val_fraction must be positive and leave test nodes, got {self.train_fraction} "
-                f"and {self.val_fraction}"
-            )
+        checked_fractions(self.train_fraction, self.val_fraction)
 
     def codes(self, rng: np.random.Generator, num_nodes: int) -> np.ndarray:  # (num_nodes,) int8
         """The split of each node, drawn at random, of exactly the sizes that the shares round to."""
