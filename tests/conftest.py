@@ -28,3 +28,23 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def dies_in_epoch(monkeypatch):
+    """A function that lets training die at the start of an epoch, or part of one, and gives the list of those begun."""
+    from ttgraph.train import engine
+
+    def arrange(number: int) -> list[int]:
+        real, begun = engine._train_epoch, []
+
+        def train_epoch(*args, **kwargs):
+            begun.append(1)
+            if len(begun) == number:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(engine, "_train_epoch", train_epoch)
+        return begun
+
+    return arrange

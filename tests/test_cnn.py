@@ -291,18 +291,10 @@ def test_weights_decay_and_nothing_else(images):
      replace(SMALL, momentum=0)],
     ids=["dense", "tt", "adam", "bfloat16", "no momentum"],
 )  # fmt: skip
-def test_resumed_run_equals_an_uninterrupted_one(images, tmp_path, monkeypatch, config):
+def test_resumed_run_equals_an_uninterrupted_one(images, tmp_path, dies_in_epoch, config):
     config = replace(config, checkpoint_seconds=0)
     whole = train_cnn(replace(config, out=tmp_path / "whole"), images)
-    real, calls = engine._train_epoch, []
-
-    def dies_in_the_third_epoch(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_third_epoch)
+    calls = dies_in_epoch(3)
     with pytest.raises(KeyboardInterrupt):
         train_cnn(replace(config, out=tmp_path / "cut"), images)
     resumed = train_cnn(replace(config, out=tmp_path / "cut", resume=True), images)

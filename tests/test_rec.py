@@ -194,18 +194,10 @@ def test_batches_hold_every_row_once_in_an_order_of_their_epoch(log):
      replace(SMALL, tables="dense", optimizer="adam", lr_tables=0.005)],
     ids=["cached", "cached mixed", "dense", "cached adam", "dense adam"],
 )  # fmt: skip
-def test_resumed_run_equals_an_uninterrupted_one(log, tmp_path, monkeypatch, config):
+def test_resumed_run_equals_an_uninterrupted_one(log, tmp_path, dies_in_epoch, config):
     config = replace(config, epochs=2, checkpoint_seconds=0)
     whole = train_rec(replace(config, out=tmp_path / "whole"), log)
-    real, calls = engine._train_epoch, []
-
-    def dies_in_the_sixth_part(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_sixth_part)
+    calls = dies_in_epoch(6)
     with pytest.raises(KeyboardInterrupt):
         train_rec(replace(config, out=tmp_path / "cut"), log)
     resumed = train_rec(replace(config, out=tmp_path / "cut", resume=True), log)

@@ -182,19 +182,10 @@ def test_writes_everything_about_a_run(data, tmp_path):
 
 
 @pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
-def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, dies_in_epoch):
     config = replace(SMALL, batching=batching, checkpoint_seconds=0)
     expected = train(replace(config, out=tmp_path / "whole"), data)
-
-    real, calls = engine._train_epoch, []
-
-    def dies_in_the_fourth_epoch(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_fourth_epoch)
+    calls = dies_in_epoch(4)
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, out=tmp_path / "cut"), data)
     resumed = train(replace(config, out=tmp_path / "cut", resume=True), data)
