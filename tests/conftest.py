@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,18 @@ def dies_in_epoch(monkeypatch):
         return begun
 
     return arrange
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C at the end of every epoch, or part of one."""
+    from ttgraph.train import engine
+
+    real = engine._train_epoch
+
+    def train_epoch(*args, **kwargs):
+        row = real(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+        return row
+
+    monkeypatch.setattr(engine, "_train_epoch", train_epoch)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -199,15 +197,8 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, dies_
     assert scores[0] == scores[1]
 
 
-def test_first_interrupt_finishes_the_epoch_and_saves(data, tmp_path, monkeypatch):
-    real = engine._train_epoch
-
-    def interrupted(*args, **kwargs):
-        row = real(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGINT)
-        return row
-
-    monkeypatch.setattr(engine, "_train_epoch", interrupted)
+@pytest.mark.usefixtures("interrupted")
+def test_first_interrupt_finishes_the_epoch_and_saves(data, tmp_path):
     with pytest.raises(Interrupted, match="after epoch 1"):
         train(replace(SMALL, out=tmp_path), data)
     assert (tmp_path / "checkpoint.safetensors").exists()
