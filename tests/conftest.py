@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,38 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def dies_in_epoch(monkeypatch):
+    """A function that lets training die at the start of an epoch, or part of one, and gives the list of those begun."""
+    from ttgraph.train import engine
+
+    def arrange(number: int) -> list[int]:
+        real, begun = engine._train_epoch, []
+
+        def train_epoch(*args, **kwargs):
+            begun.append(1)
+            if len(begun) == number:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(engine, "_train_epoch", train_epoch)
+        return begun
+
+    return arrange
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C at the end of every epoch, or part of one."""
+    from ttgraph.train import engine
+
+    real = engine._train_epoch
+
+    def train_epoch(*args, **kwargs):
+        row = real(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+        return row
+
+    monkeypatch.setattr(engine, "_train_epoch", train_epoch)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
 import struct
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from ttgraph.cnn import CNNConfig, train_cnn
 from ttgraph.cnn.batches import ImageBatches, shifted
 from ttgraph.cnn.job import build_model, make_optimizer
 from ttgraph.data import ImageData, load_images
-from ttgraph.train import CheckpointError, DivergedError, Interrupted, engine
+from ttgraph.train import CheckpointError, DivergedError, Interrupted
 
 DIGITS = CNNConfig("digits", epochs=3, threads=1)
 # On images of the fixture, ``images``.
@@ -291,18 +289,10 @@ def test_weights_decay_and_nothing_else(images):
      replace(SMALL, momentum=0)],
     ids=["dense", "tt", "adam", "bfloat16", "no momentum"],
 )  # fmt: skip
-def test_resumed_run_equals_an_uninterrupted_one(images, tmp_path, monkeypatch, config):
+def test_resumed_run_equals_an_uninterrupted_one(images, tmp_path, dies_in_epoch, config):
     config = replace(config, checkpoint_seconds=0)
     whole = train_cnn(replace(config, out=tmp_path / "whole"), images)
-    real, calls = engine._train_epoch, []
-
-    def dies_in_the_third_epoch(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_third_epoch)
+    calls = dies_in_epoch(3)
     with pytest.raises(KeyboardInterrupt):
         train_cnn(replace(config, out=tmp_path / "cut"), images)
     resumed = train_cnn(replace(config, out=tmp_path / "cut", resume=True), images)
@@ -313,15 +303,8 @@ def test_resumed_run_equals_an_uninterrupted_one(images, tmp_path, monkeypatch, 
     assert torch.equal(whole.predictions, resumed.predictions)
 
 
-def test_first_interrupt_finishes_the_epoch_and_saves(images, tmp_path, monkeypatch):
-    real = engine._train_epoch
-
-    def interrupted(*args, **kwargs):
-        row = real(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGINT)
-        return row
-
-    monkeypatch.setattr(engine, "_train_epoch", interrupted)
+@pytest.mark.usefixtures("interrupted")
+def test_first_interrupt_finishes_the_epoch_and_saves(images, tmp_path):
     with pytest.raises(Interrupted, match="after epoch 1; the checkpoint is in"):
         train_cnn(replace(SMALL, out=tmp_path), images)
     assert (tmp_path / "checkpoint.safetensors").exists()

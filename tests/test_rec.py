@@ -6,8 +6,6 @@ import copy
 import gzip
 import itertools
 import json
-import os
-import signal
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +22,7 @@ from ttgraph.data import ClickLog, planted_clicks, write_click_log
 from ttgraph.rec import CompareRecConfig, RecConfig, compare_rec, train_rec
 from ttgraph.rec.batches import ClickBatches
 from ttgraph.rec.model import build_model, make_optimizer
-from ttgraph.train import CheckpointError, DivergedError, Interrupted, engine
+from ttgraph.train import CheckpointError, DivergedError, Interrupted
 
 SIZES = (3000, 800, 40, 3)
 SMALL = RecConfig(tables="tt", batch_size=128, rank=8, bottom=(16,), top=(32,), evals_per_epoch=4, lr_tables=0.05)
@@ -195,18 +193,10 @@ def test_batches_hold_every_row_once_in_an_order_of_their_epoch(log):
      replace(SMALL, tables="dense", optimizer="adam", lr_tables=0.005)],
     ids=["cached", "cached mixed", "dense", "cached adam", "dense adam"],
 )  # fmt: skip
-def test_resumed_run_equals_an_uninterrupted_one(log, tmp_path, monkeypatch, config):
+def test_resumed_run_equals_an_uninterrupted_one(log, tmp_path, dies_in_epoch, config):
     config = replace(config, epochs=2, checkpoint_seconds=0)
     whole = train_rec(replace(config, out=tmp_path / "whole"), log)
-    real, calls = engine._train_epoch, []
-
-    def dies_in_the_sixth_part(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_sixth_part)
+    calls = dies_in_epoch(6)
     with pytest.raises(KeyboardInterrupt):
         train_rec(replace(config, out=tmp_path / "cut"), log)
     resumed = train_rec(replace(config, out=tmp_path / "cut", resume=True), log)
@@ -218,15 +208,8 @@ def test_resumed_run_equals_an_uninterrupted_one(log, tmp_path, monkeypatch, con
     assert torch.equal(whole.probabilities, resumed.probabilities)
 
 
-def test_first_interrupt_finishes_the_part_and_saves(log, tmp_path, monkeypatch):
-    real = engine._train_epoch
-
-    def interrupted(*args, **kwargs):
-        row = real(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGINT)
-        return row
-
-    monkeypatch.setattr(engine, "_train_epoch", interrupted)
+@pytest.mark.usefixtures("interrupted")
+def test_first_interrupt_finishes_the_part_and_saves(log, tmp_path):
     with pytest.raises(Interrupted, match=r"after epoch 0.25; the checkpoint is in"):
         train_rec(replace(SMALL, out=tmp_path), log)
     assert (tmp_path / "checkpoint.safetensors").exists()

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -183,19 +181,10 @@ def test_writes_everything_about_a_run(data, tmp_path):
 
 
 @pytest.mark.parametrize("batching", ["full", "neighbor", "partition"])
-def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, dies_in_epoch):
     config = replace(SMALL, batching=batching, checkpoint_seconds=0)
     expected = train(replace(config, out=tmp_path / "whole"), data)
-
-    real, calls = engine._train_epoch, []
-
-    def dies_in_the_fourth_epoch(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "_train_epoch", dies_in_the_fourth_epoch)
+    calls = dies_in_epoch(4)
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, out=tmp_path / "cut"), data)
     resumed = train(replace(config, out=tmp_path / "cut", resume=True), data)
@@ -209,15 +198,8 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, batching, monke
     assert scores[0] == scores[1]
 
 
-def test_first_interrupt_finishes_the_epoch_and_saves(data, tmp_path, monkeypatch):
-    real = engine._train_epoch
-
-    def interrupted(*args, **kwargs):
-        row = real(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGINT)
-        return row
-
-    monkeypatch.setattr(engine, "_train_epoch", interrupted)
+@pytest.mark.usefixtures("interrupted")
+def test_first_interrupt_finishes_the_epoch_and_saves(data, tmp_path):
     with pytest.raises(Interrupted, match="after epoch 1"):
         train(replace(SMALL, out=tmp_path), data)
     assert (tmp_path / "checkpoint.safetensors").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -28,8 +27,6 @@ from ttgraph.train.ranks import Ranks
 from ttgraph.train.results import check_settings, prepare_folder, write_run
 from ttgraph.train.schedule import Progress
 from ttgraph.train.shards import Shard, ShardedBatches, with_shards
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
