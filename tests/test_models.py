@@ -5,7 +5,6 @@ import torch
 import torch_geometric.nn as pyg
 from torch import nn
 
-import ttgraph.models.node as node_module
 from ttgraph.graph import CSR
 from ttgraph.models import NodeClassifier, adjacency, make_gnn
 from ttgraph.nn import TTEmbedding
@@ -36,9 +35,7 @@ def test_network_is_pygs_own(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("messages", [16, 700, 1 << 26])
-def test_layerwise_inference_equals_the_forward_pass(name, messages, monkeypatch):
-    monkeypatch.setattr(node_module, "_INFERENCE_MESSAGES", messages)
+def test_inference_is_the_forward_pass_in_evaluation(name):
     csr = some_graph()
     model = NodeClassifier(TTEmbedding(csr.num_nodes, 16, rank=3, std=1.0), make_gnn(name, 16, 5, hidden=32))
     adj = adjacency(name, csr)

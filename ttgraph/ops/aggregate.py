@@ -82,20 +82,6 @@ class Adjacency:
             return self
         return Adjacency(offsets, neighbours, weights, self.num_sources)
 
-    def blocks(self, max_entries: int) -> Iterator[tuple[int, int, Adjacency]]:
-        """Consecutive ranges of rows, that together are all.
-
-        Args:
-            max_entries: The most entries that a block may have; a single row may have more.
-
-        Yields:
-            The first row, the one after the last, and the rows as an adjacency of their own.
-        """
-        for begin, end in row_ranges(self.offsets, max_entries):
-            entries = slice(int(self.offsets[begin]), int(self.offsets[end]))
-            offsets = self.offsets[begin : end + 1] - self.offsets[begin]
-            yield begin, end, Adjacency(offsets, self.neighbours[entries], self.weights[entries], self.num_sources)
-
     def to_sparse(self) -> Tensor:
         """The same as torch's own sparse matrix, without a copy."""
         return reference.sparse((self.offsets, self.neighbours, self.weights), self.num_sources)

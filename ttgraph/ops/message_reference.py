@@ -145,7 +145,7 @@ def _shares(logits: Tensor, logsumexp: Tensor, factors: Tensor | None) -> Tensor
 def _sums(x: Tensor, matrix: Sequence[Tensor], shares: Tensor) -> Tensor:
     """Head by head, a sparse matrix of these shares times rows."""  # (rows, heads, channels)
     heads = range(x.shape[1])
-    matrices = [sparse_rows((*matrix[:2], shares[:, h].contiguous()), x.shape[0]) for h in heads]
+    matrices = [sparse((*matrix[:2], shares[:, h].contiguous()), x.shape[0]) for h in heads]
     return torch.stack([matrices[h] @ x[:, h].contiguous() for h in heads], dim=1)
 
 
