@@ -20,14 +20,14 @@ CUDA := build/cuda
 # Neither code that inductor compiles nor the memory that a sanitizer adds is that of the kernels.
 SANITIZED := tests/test_ops.py tests/test_bag.py tests/test_bags.py tests/test_linear_op.py tests/test_messages.py \
   tests/test_pointwise.py tests/test_narrow_conv.py tests/test_sample_edges.py tests/test_preferential.py \
-  tests/test_sample_neighbors.py tests/test_transpose.py \
+  tests/test_sample_neighbors.py tests/test_transpose.py tests/test_attend.py \
   -k "not test_compile_with_the_default_backend and not test_no_row_of_every_id_is_made and not test_every_instruction_set"
 
 # Where a test takes the fixture device, or needs a GPU.
-ON_GPU := tests/test_ops.py tests/test_messages.py tests/test_bag.py tests/test_bags.py tests/test_linear_op.py \
-  tests/test_pointwise.py tests/test_narrow_conv.py tests/test_nn.py tests/test_nn_bag.py tests/test_collection.py \
-  tests/test_hot_rows.py tests/test_hashing.py tests/test_conv.py tests/test_dlrm.py tests/test_train.py \
-  tests/test_folder.py tests/test_rec.py tests/test_cnn.py
+ON_GPU := tests/test_ops.py tests/test_messages.py tests/test_attend.py tests/test_bag.py tests/test_bags.py \
+  tests/test_linear_op.py tests/test_pointwise.py tests/test_narrow_conv.py tests/test_nn.py tests/test_nn_bag.py \
+  tests/test_collection.py tests/test_hot_rows.py tests/test_hashing.py tests/test_conv.py tests/test_dlrm.py \
+  tests/test_train.py tests/test_folder.py tests/test_rec.py tests/test_cnn.py
 
 .PHONY: demo test test-asan test-tsan test-gpu bench bench-gpu cuda lint format clean
 

@@ -12,8 +12,6 @@ from ttgraph.models.convs import GATConv
 from ttgraph.ops import Adjacency, attend, message_reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def some_adjacency(num_rows, num_sources, num_edges, seed=0, device="cpu") -> Adjacency:
@@ -43,7 +41,6 @@ def definition(adj, x, source_scores, row_scores, factors, slope) -> torch.Tenso
     return torch.stack(results)
 
 
-@on_every_device
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(0, 120)),
@@ -95,7 +92,6 @@ def test_reference_is_the_definition(heads, channels, dropped):
         torch.testing.assert_close(actual, want)
 
 
-@on_every_device
 @pytest.mark.parametrize("concat", [True, False])
 def test_the_layer_is_pygs(device, concat):
     adj = some_adjacency(12, 12, 60, device=device)
@@ -114,7 +110,6 @@ def test_the_layer_is_pygs(device, concat):
         torch.testing.assert_close(actual, want, rtol=1e-3, atol=1e-4)
 
 
-@on_every_device
 def test_dropout_keeps_the_expectation(device):
     adj = some_adjacency(4, 6, 4000, device=device)
     arguments = some_arguments(adj, 2, 3, torch.float32)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ttgraph.models import DLRM
 from ttgraph.nn import HashEmbedding, TTConv2d, TTEmbedding, TTEmbeddingBag, TTLinear
-from ttgraph.ops import Adjacency, tt_embedding_bags, tt_lookup_linear
+from ttgraph.ops import Adjacency, attend, message_reference, tt_embedding_bags, tt_lookup_linear
 
 # Of all devices but the CPU, autograd knows this one alone where there is no GPU.
 ELSEWHERE = torch.device("meta")
@@ -119,6 +119,20 @@ def test_rows_times_a_weight(elsewhere):
     table, weight = TTEmbedding(60, 8, rank=2, device=elsewhere), torch.ones(4, 8, device=elsewhere)
     tt_lookup_linear(list(table.cores), ids_of(3, 59), weight).sum().backward()
     assert table.linear(weight).shape == (60, 4)
+
+
+def test_attention(elsewhere, monkeypatch):
+    def dense(matrix, num_sources):  # what is elsewhere here cannot be sparse
+        offsets, neighbours, weights = matrix
+        rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
+        return weights.new_zeros(len(offsets) - 1, num_sources).index_put((rows, neighbours), weights, accumulate=True)
+
+    monkeypatch.setattr(message_reference, "sparse", dense)
+    path = Adjacency(torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.ones(3), 3).to(elsewhere)
+    arguments = [torch.randn(3, 2, 4), torch.randn(3, 2), torch.randn(2, 2)]
+    arguments = [argument.to(elsewhere).requires_grad_() for argument in arguments]
+    attend(path, *arguments, p=0.5).square().sum().backward()
+    assert all(argument.grad.device == elsewhere for argument in arguments)
 
 
 def test_compressed_layers_stay_where_the_dense_ones_are(elsewhere):
