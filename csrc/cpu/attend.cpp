@@ -2,6 +2,7 @@
 // head. Nothing is kept of an edge but its factor; its coefficients are made again for the gradient.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "cpu/csr.h"
 #include "cpu/messages.h"
@@ -43,7 +44,9 @@ struct Attention {
   }
 
   T factor(int64_t entry, int64_t head) const { return factors ? factors[entry * heads + head] : T(1); }
-  T leaky(T score) const { return score > T(0) ? score : slope * score; }
+  // Signs are at random, and a branch would be guessed wrong half of the time.
+  T leaky(T score) const { return std::max(score, T(0)) + slope * std::min(score, T(0)); }
+  T rise(T score) const { return slope + (T(1) - slope) * static_cast<T>(score > T(0)); }
 
   int64_t heads, channels, width;
   T slope;
@@ -69,23 +72,25 @@ struct Rows {
 template <class T>
 void attend_rows(const Attention<T>& a, const Rows& rows, T* out, T* logsumexp) {
   each_row_range(rows.offsets, rows.num_rows, a.width, [&](int64_t row, int64_t end) {
-    std::vector<T> held;
+    std::vector<T> held;  // (heads, count)
     for (; row < end; ++row) {
       const int64_t first = rows.offsets[row], count = rows.offsets[row + 1] - first;
       const int64_t* const neighbours = rows.neighbours + first;
-      held.resize(count);
+      const T* const row_scores = a.row_scores + row * a.heads;
+      held.resize(a.heads * count);
+      for (int64_t e = 0; e < count; ++e)
+        for (int64_t h = 0; h < a.heads; ++h)
+          held[h * count + e] = a.leaky(a.source_scores[neighbours[e] * a.heads + h] + row_scores[h]);
       for (int64_t h = 0; h < a.heads; ++h) {
-        const T score = a.row_scores[row * a.heads + h];
-        for (int64_t e = 0; e < count; ++e)
-          held[e] = a.leaky(a.source_scores[neighbours[e] * a.heads + h] + score);
-        const T most = count ? *std::max_element(held.begin(), held.end()) : T(0);
-        for (T& value : held) value -= most;
-        messages<T>().exponentials(count, held.data());
-        T total = count ? T(0) : T(1);
-        for (const T value : held) total += value;
+        T* const shares = held.data() + h * count;
+        T most = count ? shares[0] : T(0);
+        for (int64_t e = 1; e < count; ++e) most = shares[e] > most ? shares[e] : most;
+        for (int64_t e = 0; e < count; ++e) shares[e] -= most;
+        messages<T>().exponentials(count, shares);
+        const T total = count ? std::accumulate(shares, shares + count, T(0)) : T(1);
         logsumexp[row * a.heads + h] = most + std::log(total);
-        for (int64_t e = 0; e < count; ++e) held[e] *= a.factor(first + e, h) / total;
-        messages<T>().weighted_sum(count, rows.size() - first - count, neighbours, held.data(),
+        for (int64_t e = 0; e < count; ++e) shares[e] *= a.factor(first + e, h) / total;
+        messages<T>().weighted_sum(count, rows.size() - first - count, neighbours, shares,
                                    a.x + h * a.channels, a.channels, a.width, nullptr,
                                    out + row * a.width + h * a.channels);
       }
@@ -93,40 +98,50 @@ void attend_rows(const Attention<T>& a, const Rows& rows, T* out, T* logsumexp) 
   });
 }
 
-// The gradients of the sources, each from the rows that hear it; the gradient of every edge's score is kept
-// for the rows. `inner` is the product of a row's result and its gradient.
+// What the gradient of an edge takes from its row, side by side, so that it is fetched at once.
 template <class T>
-void attend_sources_backward(const Attention<T>& a, const Rows& sources, const T* grad, const T* logsumexp,
-                             const T* inner, T* x_grad, T* source_grad, T* edge_grad) {
+struct OfRow {
+  T score, logsumexp, inner;  // the last is the product of the row's result and its gradient
+};
+
+// The gradients of the sources, each from the rows that hear it; the gradient of every edge's score is kept
+// for the rows.
+template <class T>
+void attend_sources_backward(const Attention<T>& a, const Rows& sources, const T* grad,
+                             const OfRow<T>* of_rows, T* x_grad, T* source_grad, T* edge_grad) {
   each_row_range(sources.offsets, sources.num_rows, 2 * a.width, [&](int64_t source, int64_t end) {
-    std::vector<T> held, dots;
+    std::vector<T> held, dots;  // (heads, count)
     for (; source < end; ++source) {
       const int64_t first = sources.offsets[source], count = sources.offsets[source + 1] - first;
       const int64_t *const rows = sources.neighbours + first, *const entries = sources.entries + first;
-      held.resize(count), dots.resize(count);
-      for (int64_t h = 0; h < a.heads; ++h) {
-        const T score = a.source_scores[source * a.heads + h];
-        const int64_t own = source * a.width + h * a.channels;
-        for (int64_t e = 0; e < count; ++e) {
-          const int64_t at = rows[e] * a.heads + h;
-          held[e] = a.leaky(score + a.row_scores[at]) - logsumexp[at];
+      const T* const scores = a.source_scores + source * a.heads;
+      T* const score_grads = source_grad + source * a.heads;
+      held.resize(a.heads * count), dots.resize(a.heads * count);
+      for (int64_t e = 0; e < count; ++e)
+        for (int64_t h = 0; h < a.heads; ++h) {
+          const OfRow<T>& row = of_rows[rows[e] * a.heads + h];
+          held[h * count + e] = a.leaky(scores[h] + row.score) - row.logsumexp;
         }
-        messages<T>().exponentials(count, held.data());
-        messages<T>().dots(count, rows, grad + h * a.channels, a.x + own, a.channels, a.width, dots.data());
-        T sum = T(0);
-        for (int64_t e = 0; e < count; ++e) {
-          const int64_t at = rows[e] * a.heads + h;
+      messages<T>().exponentials(a.heads * count, held.data());
+      const int64_t ahead = sources.size() - first - count;
+      for (int64_t h = 0; h < a.heads; ++h)
+        messages<T>().dots(count, ahead, rows, grad + h * a.channels, a.x + source * a.width + h * a.channels,
+                           a.channels, a.width, dots.data() + h * count);
+      std::fill_n(score_grads, a.heads, T(0));
+      for (int64_t e = 0; e < count; ++e)
+        for (int64_t h = 0; h < a.heads; ++h) {
+          const OfRow<T>& row = of_rows[rows[e] * a.heads + h];
+          T& share = held[h * count + e];
           const T factor = a.factor(entries[e], h);
-          const T rise = score + a.row_scores[at] > T(0) ? T(1) : a.slope;
-          const T score_grad = held[e] * (factor * dots[e] - inner[at]) * rise;
+          const T score_grad =
+              share * (factor * dots[h * count + e] - row.inner) * a.rise(scores[h] + row.score);
           edge_grad[entries[e] * a.heads + h] = score_grad;
-          sum += score_grad;
-          held[e] *= factor;
+          score_grads[h] += score_grad;
+          share *= factor;
         }
-        source_grad[source * a.heads + h] = sum;
-        messages<T>().weighted_sum(count, sources.size() - first - count, rows, held.data(),
-                                   grad + h * a.channels, a.channels, a.width, nullptr, x_grad + own);
-      }
+      for (int64_t h = 0; h < a.heads; ++h)
+        messages<T>().weighted_sum(count, ahead, rows, held.data() + h * count, grad + h * a.channels,
+                                   a.channels, a.width, nullptr, x_grad + source * a.width + h * a.channels);
     }
   });
 }
@@ -224,25 +239,24 @@ std::tuple<Tensor, Tensor, Tensor> attend_backward(Tensor grad, Tensor out, Tens
     const auto fresh = [&](std::vector<int64_t> sizes) {
       return on_large_pages(torch::stable::new_empty(x, sizes, N::sum_type));
     };
-    const Tensor inner = fresh({rows.num_rows, a.heads}), edge_grad = fresh({rows.size(), a.heads});
     const Tensor x_grad = fresh({x.size(0), a.heads, a.channels}), source_grad = fresh({x.size(0), a.heads});
-    const Tensor row_grad = fresh({rows.num_rows, a.heads});
-    T* const products = mutable_numbers_of<T>(inner);
+    const Tensor row_grad = fresh({rows.num_rows, a.heads}), edge_grad = fresh({rows.size(), a.heads});
+    std::vector<OfRow<T>> of_rows(rows.num_rows * a.heads);
     each_row(rows, a.width, [&](int64_t row) {
-      for (int64_t h = 0; h < a.heads; ++h) {
-        const int64_t own = row * a.width + h * a.channels, itself = 0;
-        messages<T>().dots(1, &itself, grads + own, outs + own, a.channels, a.width,
-                           products + row * a.heads + h);
+      for (int64_t at = row * a.heads; at < (row + 1) * a.heads; ++at) {
+        const int64_t itself = 0, own = at * a.channels;
+        of_rows[at] = {a.row_scores[at], sums[at], T(0)};
+        messages<T>().dots(1, 0, &itself, grads + own, outs + own, a.channels, a.width, &of_rows[at].inner);
       }
     });
     T* const of_edges = mutable_numbers_of<T>(edge_grad);
-    attend_sources_backward(a, sources, grads, sums, products, mutable_numbers_of<T>(x_grad),
+    attend_sources_backward(a, sources, grads, of_rows.data(), mutable_numbers_of<T>(x_grad),
                             mutable_numbers_of<T>(source_grad), of_edges);
-    T* const of_rows = mutable_numbers_of<T>(row_grad);
+    T* const row_grads = mutable_numbers_of<T>(row_grad);
     each_row(rows, a.heads, [&](int64_t row) {
-      std::fill_n(of_rows + row * a.heads, a.heads, T(0));
+      std::fill_n(row_grads + row * a.heads, a.heads, T(0));
       for (int64_t e = rows.offsets[row] * a.heads; e < rows.offsets[row + 1] * a.heads; ++e)
-        of_rows[row * a.heads + e % a.heads] += of_edges[e];
+        row_grads[row * a.heads + e % a.heads] += of_edges[e];
     });
     const auto narrow = [&](const Tensor& tensor) { return torch::stable::to(tensor, x.scalar_type()); };
     result = {narrow(x_grad), narrow(source_grad), narrow(row_grad)};

@@ -2,8 +2,8 @@
 // instruction set (TTGRAPH_ISA).
 #include "cpu/messages.h"
 
-#include <bit>
 #include <cmath>
+#include <cstring>
 #include <initializer_list>
 
 #include "cpu/random.h"
@@ -63,45 +63,70 @@ void weighted_sum(int64_t count, int64_t ahead, const int64_t* neighbours, const
       columns, count, ahead, neighbours, weights, x, stride, root, out);
 }
 
+template <class T, int W>
+inline T total(typename Vector<T, W>::type numbers) {
+  if constexpr (W == 1) {
+    return numbers;
+  } else {
+    typename Vector<T, W / 2>::type halves[2];
+    std::memcpy(halves, &numbers, sizeof(halves));
+    return total<T, W / 2>(halves[0] + halves[1]);
+  }
+}
+
 template <class T>
-void dots(int64_t count, const int64_t* neighbours, const T* x, const T* y, int64_t columns, int64_t stride,
-          T* out) {
+void dots(int64_t count, int64_t ahead, const int64_t* neighbours, const T* x, const T* y, int64_t columns,
+          int64_t stride, T* out) {
   constexpr int W = kVectorBytes / static_cast<int>(sizeof(T));
   using V = typename Vector<T, W>::type;
   const int64_t whole = columns / W * W;
   for (int64_t e = 0; e < count; ++e) {
+    if (e + kAhead < count + ahead)
+      for (int64_t i = 0; i < columns; i += W) __builtin_prefetch(x + neighbours[e + kAhead] * stride + i);
     const T* const row = x + neighbours[e] * stride;
     V sums{};
     for (int64_t i = 0; i < whole; i += W)
       sums += *reinterpret_cast<const V*>(row + i) * *reinterpret_cast<const V*>(y + i);
-    T sum = T(0);
-    for (int i = 0; i < W; ++i) sum += sums[i];
+    T sum = total<T, W>(sums);
     for (int64_t i = whole; i < columns; ++i) sum += row[i] * y[i];
     out[e] = sum;
   }
 }
 
 // exp(x) = 2^n exp(r), where n is the whole number next to x / log 2 and r is what remains, at most log(2) /
-// 2: there the series up to r^7 / 7! is exact to the last bits. In single precision, so that it runs on
-// vectors.
-inline float exponential(float x) {
-  constexpr float kLeast = -87.0f, kOneOverLog2 = 1.44269504f, kLog2High = 0.693359375f,
-                  kLog2Low = -2.12194440e-4f;
-  x = x < kLeast ? kLeast : x;
-  const auto n = static_cast<int32_t>(x * kOneOverLog2 - 0.5f);  // towards 0
-  const auto whole = static_cast<float>(n);
-  const float r = x - whole * kLog2High - whole * kLog2Low;
-  float series = 1.0f / 5040;
+// 2: there the series up to r^7 / 7! is exact to the last bits.
+template <int W>
+inline typename Vector<float, W>::type exponential(typename Vector<float, W>::type x) {
+  using V = typename Vector<float, W>::type;
+  using Whole = typename Vector<int32_t, W>::type;
+  constexpr float kOneOverLog2 = 1.44269504f, kLog2High = 0.693359375f, kLog2Low = -2.12194440e-4f;
+  const V least = V{} - 87.0f;
+  x = x < least ? least : x;
+  const auto n = __builtin_convertvector(x * kOneOverLog2 - 0.5f, Whole);  // towards 0
+  const auto whole = __builtin_convertvector(n, V);
+  const V r = x - whole * kLog2High - whole * kLog2Low;
+  V series = V{} + 1.0f / 5040;
   for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
     series = series * r + term;
-  return series * std::bit_cast<float>((n + 127) << 23);
+  const Whole power = (n + 127) << 23;
+  V two_to_n;
+  std::memcpy(&two_to_n, &power, sizeof(power));
+  return series * two_to_n;
 }
 
-inline double exponential(double x) { return std::exp(x); }
+inline void exponentials(int64_t count, float* values) {
+  constexpr int W = kVectorBytes / static_cast<int>(sizeof(float));
+  for (; count > 0; count -= W, values += W) {
+    typename Vector<float, W>::type some{};
+    const size_t bytes = (count < W ? count : W) * sizeof(float);
+    std::memcpy(&some, values, bytes);
+    some = exponential<W>(some);
+    std::memcpy(values, &some, bytes);
+  }
+}
 
-template <class T>
-void exponentials(int64_t count, T* values) {
-  for (int64_t i = 0; i < count; ++i) values[i] = exponential(values[i]);
+inline void exponentials(int64_t count, double* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] = std::exp(values[i]);
 }
 
 // Entries are numbered in blocks; a block has a key of 64 bits, and its entries are told apart by 16.
@@ -146,10 +171,8 @@ void relu_dropout_backward(double factor, const T* __restrict grad, const T* __r
 
 extern const MessageTables message_tables;
 const MessageTables message_tables = {
-    {weighted_sum<float>, dots<float>, exponentials<float>, relu_dropout<float>,
-     relu_dropout_backward<float>},
-    {weighted_sum<double>, dots<double>, exponentials<double>, relu_dropout<double>,
-     relu_dropout_backward<double>},
+    {weighted_sum<float>, dots<float>, exponentials, relu_dropout<float>, relu_dropout_backward<float>},
+    {weighted_sum<double>, dots<double>, exponentials, relu_dropout<double>, relu_dropout_backward<double>},
 };
 
 }  // namespace TTGRAPH_ISA

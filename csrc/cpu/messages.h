@@ -20,9 +20,9 @@ struct Messages {
   // without root where it is null. Asks for the rows that come up next: `ahead` more neighbours can be read.
   void (*weighted_sum)(int64_t count, int64_t ahead, const int64_t* neighbours, const T* weights, const T* x,
                        int64_t columns, int64_t stride, const T* root, T* out);
-  // out[e] = row neighbours[e] of x, of which there are as many columns, times y.
-  void (*dots)(int64_t count, const int64_t* neighbours, const T* x, const T* y, int64_t columns,
-               int64_t stride, T* out);
+  // out[e] = row neighbours[e] of x times y, of as many columns. Asks for the rows that come up next, too.
+  void (*dots)(int64_t count, int64_t ahead, const int64_t* neighbours, const T* x, const T* y,
+               int64_t columns, int64_t stride, T* out);
   // values[i] = exp(values[i]), which is at most 0.
   void (*exponentials)(int64_t count, T* values);
   // out[i] = scale * max(x[i], 0), or 0 where entry i is dropped, for begin <= i < end.
