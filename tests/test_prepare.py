@@ -218,6 +218,19 @@ def test_no_edges_are_a_graph_where_something_tells_its_nodes(tmp_path):
         assert graph.csr.offsets.tolist() == [0] * 5
 
 
+def test_spaces_after_commas_are_none_of_the_fields(tmp_path):
+    (tmp_path / "edges.csv").write_text('source, target\n0, 1\n5, 2\n')
+    nodes = 'node, label, "split"\n0, 1, validation\n1, 0, test\n2, , \n5, 0, train\n'
+    (tmp_path / "nodes.csv").write_text(nodes)
+    source = open_source(tmp_path / "edges.csv", nodes=tmp_path / "nodes.csv")
+    graph = prepare(source, tmp_path / "out", order="natural", depth=2)
+    assert graph.csr.offsets.tolist() == [0, 1, 2, 3, 3, 3, 4]
+    assert (graph.y.tolist(), graph.split.tolist()) == ([1, 0, -1, -1, -1, 0], [2, 3, 0, 0, 0, 1])
+    (tmp_path / "edges.csv").write_text("0, 1\n5, 2\n")
+    bare = prepare(open_source(tmp_path / "edges.csv"), tmp_path / "bare", order="natural", depth=2)
+    assert bare.csr.neighbours.tolist() == graph.csr.neighbours.tolist()
+
+
 BAD_EDGES = {
     "0,1\n1,x\n": "edges.csv: cannot be read .*; mend it",
     "0,1\n1\n": "edges.csv: cannot be read",
@@ -227,6 +240,9 @@ BAD_EDGES = {
     "0,1\n0,99999999999999999999\n": "edges.csv: cannot be read",
     "from,to\n0,1\n": "has no column source and no column target; it has from, to",
     "source,target\n0.5,1\n": "edges.csv: cannot be read",
+    "source\ttarget\n0\t1\n": "it has source\ttarget; put commas between the columns",
+    "0 1\n1 2\n": "it has 0 1; put commas between the columns",
+    "0," + "1" * 200_000: "edges.csv: cannot be read",
 }
 
 
