@@ -319,6 +319,17 @@ def test_bad_settings(changes, message):
         replace(SMALL, **changes)
 
 
+def test_a_single_training_node_is_refused_before_anybody_trains(trials, graph, tmp_path, monkeypatch):
+    single = graph.clone()
+    single.train_mask = torch.arange(300) == int(graph.train_mask.nonzero()[0])
+    monkeypatch.setattr(module, "load_dataset", lambda name, split: single)
+    for settings in (dict(all=True), dict(label_inputs=True)):
+        with pytest.raises(ValueError, match=r"they need 2 or more, got 1: .* compare without --all"):
+            compare(replace(SMALL, **settings, out=tmp_path / "out"))
+    assert not trials
+    assert not (tmp_path / "out").exists()
+
+
 def test_needs_a_folder():
     with pytest.raises(ValueError, match="set out"):
         compare(SMALL)

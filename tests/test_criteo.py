@@ -372,10 +372,10 @@ def test_columns_of_parquet_may_be_of_any_type_that_is_a_text(tmp_path):
     numbers = [[3, None], [1.5, -2.0], ["7", ""]]
     values = [pyarrow.array(["a", None]).dictionary_encode(), [7, 8], pyarrow.array(["b", "b"], "large_string")]
     values += [pyarrow.array([b"b", b"c"]), [None, None]]
-    columns = [[0, 1], *numbers, *[[None, None]] * 10, *values, *[["a", "b"]] * 21]
+    columns = [[False, True], *numbers, [True, None], *[[None, None]] * 9, *values, *[["a", "b"]] * 21]
     log = load_click_log(parquet_of(map(pyarrow.array, columns), tmp_path / "clicks.parquet"), root=tmp_path)
     assert log.labels.tolist() == [0, 1]
-    np.testing.assert_allclose(log.dense[:, :4].T, np.log1p([[3, 0], [1.5, 0], [7, 0], [0, 0]]), rtol=1e-6)
+    np.testing.assert_allclose(log.dense[:, :5].T, np.log1p([[3, 0], [1.5, 0], [7, 0], [1, 0], [0, 0]]), rtol=1e-6)
     assert log.ids[:, :6].tolist() == [[1, 1, 1, 1, 0, 1], [0, 2, 1, 2, 0, 2]]
 
 

@@ -53,6 +53,36 @@ def test_gradients_reach_the_embedding(name):
     assert all(core.grad.abs().sum() > 0 for core in model.embedding.cores)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("table", ["rows", "prefix", "suffix", "dense"])
+@pytest.mark.parametrize("columns", [0, 4])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_products_in_bfloat16_leave_the_parameters_as_they_are(name, table, columns, sampled, monkeypatch):
+    monkeypatch.setattr("ttgraph.ops.linear.choose_path", lambda *arguments: table)
+    csr = some_graph()
+    adj, node_ids = adjacency(name, csr), None
+    if sampled:
+        config = TrainConfig(model=name, layers=2, fanout=(4, 4))
+        batch = neighborhood(csr, torch.zeros(50, dtype=torch.int64), config, torch.arange(20), 0)
+        adj, node_ids = batch.adj, batch.node_ids
+    torch.manual_seed(0)
+    embedding = nn.Embedding(50, 16) if table == "dense" else TTEmbedding(50, 16, rank=3, std=1.0)
+    gnn = make_gnn(name, 16 + columns, 5, hidden=8, layers=2, dropout=0.0)
+    model = NodeClassifier(embedding, gnn).eval()
+    x = torch.randn(50 if node_ids is None else len(node_ids), columns) if columns else None
+
+    def gradients(enabled):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            scores = model(adj, node_ids, x)
+        scores.float().square().mean().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    exact, rounded = gradients(False), gradients(True)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < 0.1 * exact.norm()  # a rounding may have switched a rectifier
+
+
 def test_gcn_weights_of_a_part_come_from_the_whole_graph():
     csr = some_graph()
 

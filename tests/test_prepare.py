@@ -218,6 +218,19 @@ def test_no_edges_are_a_graph_where_something_tells_its_nodes(tmp_path):
         assert graph.csr.offsets.tolist() == [0] * 5
 
 
+def test_spaces_after_commas_are_none_of_the_fields(tmp_path):
+    (tmp_path / "edges.csv").write_text("source, target\n0, 1\n5, 2\n")
+    nodes = 'node, label, "split"\n0, 1, validation\n1, 0, test\n2, , \n5, 0, train\n'
+    (tmp_path / "nodes.csv").write_text(nodes)
+    source = open_source(tmp_path / "edges.csv", nodes=tmp_path / "nodes.csv")
+    graph = prepare(source, tmp_path / "out", order="natural", depth=2)
+    assert graph.csr.offsets.tolist() == [0, 1, 2, 3, 3, 3, 4]
+    assert (graph.y.tolist(), graph.split.tolist()) == ([1, 0, -1, -1, -1, 0], [2, 3, 0, 0, 0, 1])
+    (tmp_path / "edges.csv").write_text("0, 1\n5, 2\n")
+    bare = prepare(open_source(tmp_path / "edges.csv"), tmp_path / "bare", order="natural", depth=2)
+    assert bare.csr.neighbours.tolist() == graph.csr.neighbours.tolist()
+
+
 BAD_EDGES = {
     "0,1\n1,x\n": "edges.csv: cannot be read .*; mend it",
     "0,1\n1\n": "edges.csv: cannot be read",
@@ -227,6 +240,9 @@ BAD_EDGES = {
     "0,1\n0,99999999999999999999\n": "edges.csv: cannot be read",
     "from,to\n0,1\n": "has no column source and no column target; it has from, to",
     "source,target\n0.5,1\n": "edges.csv: cannot be read",
+    "source\ttarget\n0\t1\n": "it has source\ttarget; put commas between the columns",
+    "0 1\n1 2\n": "it has 0 1; put commas between the columns",
+    "0," + "1" * 200_000: "edges.csv: cannot be read",
 }
 
 
@@ -239,6 +255,7 @@ def test_a_wrong_list_of_edges_is_refused_in_a_sentence(tmp_path, text):
 
 BAD_NODES = {
     "label,split\n0,train\n": "has 1 rows, the graph has num_nodes=4; it needs a row for each node",
+    "label,split\n": "has 0 rows, the graph has num_nodes=4",
     "label\n0\n": "has no column split; it has label",
     "label,split\n0,train\n1,val\n0,exam\n1,\n": "split holds 'exam'; it may be train, val, test",
     "label,split\n0,train\n1.5,val\n0,test\n1,\n": "label holds 1.5, which is no whole number",
@@ -257,6 +274,13 @@ def test_a_wrong_list_of_nodes_is_refused_in_a_sentence(tmp_path, text):
     (tmp_path / "nodes.csv").write_text(text)
     with pytest.raises(DataError, match=BAD_NODES[text]):
         prepare(open_source(tmp_path / "edges.csv", nodes=tmp_path / "nodes.csv", num_nodes=4), tmp_path / "out")
+
+
+def test_a_list_of_nodes_without_rows_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "edges.csv").write_text("0,1\n2,3\n")
+    (tmp_path / "nodes.csv").write_text("label,split\n")
+    with pytest.raises(DataError, match="nodes.csv: has no rows; it needs one for each node"):
+        open_source(tmp_path / "edges.csv", nodes=tmp_path / "nodes.csv")
 
 
 def test_damaged_sources_are_refused_in_a_sentence(small, tmp_path):
@@ -478,11 +502,49 @@ def test_other_settings_and_other_sources_are_refused(npz, small, tmp_path, monk
         prepare(open_source(npz), out, seed=1, memory=1 << 30)
     small.y[0] = (small.y[0] + 1) % 3
     os.utime(npz, ns=(0, 0))
-    with pytest.raises(ValueError, match=r"other settings: small.npz=\[\d+, \d+\] there and \[\d+, 0\] here"):
+    with pytest.raises(ValueError, match=r"other settings: small.npz has changed since; remove it to begin anew, or"):
         prepare(open_source(npz), out, order="random", memory=1 << 30)
     (out / "prepare.json").write_text("{")
     with pytest.raises(DataError, match=r"prepare.json is damaged .*; remove its folder"):
         prepare(open_source(npz), out, order="random")
+
+
+def test_what_was_refused_while_it_was_read_begins_anew_with_other_settings(small, tmp_path, monkeypatch):
+    edges, nodes, out = write_edges(small, tmp_path / "edges.csv"), tmp_path / "nodes.csv", tmp_path / "out"
+    right = write_nodes(small, nodes).read_text()
+
+    def run(**options):
+        return prepare(open_source(edges, nodes=nodes), out, **options)
+
+    def bytes_of(graph):
+        return {name: data for name, data in read_all(graph.path).items() if name != "prepare.json"}  # with times
+
+    expected = bytes_of(whole := run(order="natural"))
+    os.utime(nodes, ns=(0, 0))
+    with pytest.raises(ValueError, match="other settings: nodes.csv has changed since; remove it to begin anew"):
+        run(order="natural")  # what is finished stays
+    assert bytes_of(whole) == expected
+    out = tmp_path / "refused"
+    nodes.write_text(right.replace("train", "exam"))
+    with pytest.raises(DataError, match="split holds 'exam'"):
+        run(order="natural")
+    with monkeypatch.context() as patch:  # the same settings go on
+        patch.setattr(sources, "edge_chunks", lambda path, begin: pytest.fail("the edges were read again"))
+        with pytest.raises(DataError, match="split holds 'exam'"):
+            run(order="natural")
+    nodes.write_text(right.removesuffix(",\n") + "1,train\n")
+    with pytest.raises(ValueError, match="multiply to 12, fewer than"):
+        run(order="natural", row_factors=(3, 4))
+    nodes.write_text(right)
+    with monkeypatch.context() as patch:  # no refusal: what a kill leaves stays
+        patch.setattr(job._Preparation, "label", lambda self: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(order="natural")
+    with pytest.raises(ValueError, match="other settings: order=natural there and random here; go on with those"):
+        run(order="random")
+    with pytest.raises(ValueError, match="other settings: num_nodes=300 there and None here, nodes.csv there alone"):
+        prepare(open_source(edges), out, order="natural")
+    assert bytes_of(run(order="natural")) == expected
 
 
 def test_what_has_begun_with_much_memory_goes_on_with_as_much(npz, tmp_path, monkeypatch):

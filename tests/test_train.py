@@ -68,6 +68,15 @@ def test_label_inputs_teach_with_every_batching(device, data, batching, embeddin
         assert torch.equal(train(config, data).scores, result.scores)
 
 
+def test_a_single_training_node_has_no_label_inputs(data, tmp_path):
+    data = data.clone()
+    data.train_mask = torch.arange(600) == 3
+    with pytest.raises(ValueError, match=r"they need 2 or more, got 1: train with --no-label-inputs"):
+        train(replace(SMALL, label_inputs=True, out=tmp_path / "out"), data)
+    assert not (tmp_path / "out").exists()
+    assert train(replace(SMALL, epochs=1), data).summary["epochs"] == 1
+
+
 def test_hashed_tables_take_the_budget_of_the_tensor_train(device, data):
     config = replace(SMALL, rank=8, row_factors=(10, 10, 6), device=device)
     budget = train(replace(config, epochs=1), data).summary["embedding_params"]

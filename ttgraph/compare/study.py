@@ -23,7 +23,7 @@ from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import Interrupted
 from ttgraph.train.metric import check_metric, score
-from ttgraph.train.node_job import make_order, train
+from ttgraph.train.node_job import check_label_inputs, make_order, train
 from ttgraph.train.runs import Runs
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def compare(config: CompareConfig) -> list[dict[str, Any]]:
     check_metric(data)
     rows, curves = [], {}
     named = list(contenders(config, data.num_nodes))
+    if any(contender.label_inputs for _, contender in named):
+        check_label_inputs(data)
     make_folder(folder)
     if config.label_propagation:
         key = f"label propagation, {config.data}, split {config.split}"

@@ -196,10 +196,15 @@ def _check_classes(origin: str, y: np.ndarray, num_nodes: int, num_classes: int 
 
 
 def _check_split(origin: str, split: np.ndarray, y: np.ndarray, num_nodes: int) -> None:
-    if split.shape != (num_nodes,) or not _is_integer(split) or split.min() < 0 or split.max() > 3:
+    if split.shape != (num_nodes,) or not _is_integer(split):
         raise DataError(
-            f"{origin}: a split must be integer of shape ({num_nodes},) with 0 unused, 1 train, 2 validation, 3 test, "
-            f"got {split.dtype} of shape {split.shape}"
+            f"{origin}: a split must be integer of shape ({num_nodes},), got {split.dtype} of shape {split.shape}"
+        )
+    unknown = (split < 0) | (split > 3)
+    if unknown.any():
+        node = int(unknown.argmax())
+        raise DataError(
+            f"{origin}: the split has {split[node]} at node {node}; it is 0 unused, 1 train, 2 validation or 3 test"
         )
     for part, code in SPLIT_CODES.items():
         if not (split == code).any():

@@ -45,9 +45,10 @@ def load_click_log(
 
     A file is text with tabs or commas, with or without header, compressed where it ends in ``.gz``, or parquet where
     it ends in ``.parquet``. It has 40 columns: the label, 13 integers and 26 categories. An integer x becomes
-    log(1 + max(x, 0)), a missing one 0. A category becomes a row of its column's table: 0 where it is missing, else
-    1, 2, ... in order of first appearance. Once ``max_rows`` values have a row, a further one shares the row
-    ``1 + hash % max_rows``, so that memory is bounded. Values are told apart by 64 bits of a hash.
+    log(1 + max(x, 0)), a missing one 0; of parquet, true is 1 and false 0 in the label and the integers. A category
+    becomes a row of its column's table: 0 where it is missing, else 1, 2, ... in order of first appearance. Once
+    ``max_rows`` values have a row, a further one shares the row ``1 + hash % max_rows``, so that memory is bounded.
+    Values are told apart by 64 bits of a hash.
 
     Args:
         path: A folder that `write_click_log` has written, or a file.
@@ -245,7 +246,10 @@ def _read_parquet(path: Path) -> Iterator[_Chunk]:
             names = file.schema_arrow.names
             _check_names(path, names)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                columns = [_as_text(path, name, column) for name, column in zip(names, batch.columns, strict=True)]
+                numbers, tables = batch.columns[: len(_NUMBERS)], batch.columns[len(_NUMBERS) :]
+                numbers = [column.cast("uint8") if str(column.type) == "bool" else column for column in numbers]
+                parts = zip(names, numbers + tables, strict=True)
+                columns = [_as_text(path, name, column) for name, column in parts]
                 yield _Chunk(np.arange(first, first + batch.num_rows), columns, {})
                 first += batch.num_rows
     except (OSError, ArrowException) as error:

@@ -218,4 +218,7 @@ def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except BROKEN as error:
-        raise DataError(f"{path}: not a readable .npz of plain arrays ({error}); copy or make it again") from error
+        # What numpy does not know it takes for a pickle, and says how to load that.
+        known = isinstance(error, OSError) or zipfile.is_zipfile(path)
+        why = error if known else "it is another kind of file, or damaged"
+        raise DataError(f"{path}: not a readable .npz of plain arrays ({why}); copy or make it again") from error

@@ -31,7 +31,9 @@ class EmbeddingRows:
         width = weight.size(1) - (0 if self._x is None else self._x.size(1))
         if isinstance(self._embedding, TTEmbedding):
             product = self._embedding.linear(weight[:, :width], self._node_ids)
-            product = product if bias is None else product + bias
+            if torch.is_autocast_enabled(product.device.type):  # which knows torch's own ops alone
+                product = product.to(torch.get_autocast_dtype(product.device.type))
+            product = product if bias is None else product + bias.to(product.dtype)
         else:
             product = F.linear(self._rows, weight[:, :width], bias)
         return product if self._x is None else product.addmm(self._x, weight[:, width:].t())

@@ -67,7 +67,8 @@ def prepare(
 
     Raises:
         DataError: If the dataset is damaged, or does not fit together.
-        ValueError: If an argument is out of range, or the folder was begun with other settings.
+        ValueError: If an argument is out of range, or the folder was begun with other settings; only what was refused
+            while it was read begins anew with others.
         WriteError: If the folder cannot be written, a full disk included; what is done is kept.
 
     Example:
@@ -107,21 +108,31 @@ class _Preparation:
         self.csr = self.scratch / "csr"
 
     def run(self) -> GraphFolder:
-        stages = (self.read, self.label, self.scatter, self.sort, self.order, self.renumber, self.arrange, self.finish)
         for part in _FILES:
             for left in self.folder.glob(f".{part}.*"):  # by a kill, while it was to replace another
                 left.unlink()
         if "finish" in self.state.finished:
             logger.info("%s is finished already", self.folder)
         else:
-            make_folder(self.csr)
-            if self.source.num_nodes is not None and "read" not in self.state.finished:
-                self._check_size(self.source.num_nodes, self.source.num_edges or 0)
-            for stage in stages:
-                if stage.__name__ not in self.state.finished:
-                    self.state.finish(stage.__name__, **stage())
+            try:
+                self._run_stages()
+            except ValueError:
+                if "label" not in self.state.finished:
+                    self.state.refuse()
+                raise
         shutil.rmtree(self.scratch, ignore_errors=True)
         return GraphFolder.open(self.folder)
+
+    def _run_stages(self) -> None:
+        stages = (self.read, self.label, self.scatter, self.sort, self.order, self.renumber, self.arrange, self.finish)
+        if not self.state.finished and not self.state.progress:
+            shutil.rmtree(self.scratch, ignore_errors=True)  # of what was refused
+        make_folder(self.csr)
+        if self.source.num_nodes is not None and "read" not in self.state.finished:
+            self._check_size(self.source.num_nodes, self.source.num_edges or 0)
+        for stage in stages:
+            if stage.__name__ not in self.state.finished:
+                self.state.finish(stage.__name__, **stage())
 
     def read(self) -> dict[str, int]:
         """Copy the chunks to files that are quicker to read, twice."""

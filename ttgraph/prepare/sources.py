@@ -110,7 +110,7 @@ def _of_recipe(recipe: Recipe, split: int, root: str | Path | None) -> EdgeSourc
 def _stamp(*paths: Path) -> dict[str, Any]:
     """Size and time of files, by which a changed one is known."""
     found = [(path.name, path.stat()) for path in paths if path.is_file()]
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found}
+    return {"files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found}}
 
 
 class _NpzSource:
@@ -175,7 +175,9 @@ class _ListSource:
         if nodes is not None:
             if not is_table(nodes) or not nodes.is_file():
                 raise DataError(f"{nodes}: no such list of nodes; it is a file that ends in {', '.join(SUFFIXES)}")
-            self.num_nodes = num_nodes or count_rows(nodes)
+            self.num_nodes = count_rows(nodes) if num_nodes is None else num_nodes
+            if self.num_nodes == 0:
+                raise DataError(f"{nodes}: has no rows; it needs one for each node")
         self.identity = {"name": self.name, "num_nodes": self.num_nodes, **_stamp(path, *[nodes] if nodes else [])}
 
     def chunks(self, begin: int = 0) -> Iterator[np.ndarray]:

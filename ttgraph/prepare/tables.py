@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import itertools
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 EDGES, NODES = ("source", "target"), ("label", "split")
-_BROKEN = (OSError, ValueError, OverflowError, EOFError, zlib.error)
-_PARTS = {"": 0, "unused": 0, "valid": 2, **SPLIT_CODES} | {str(code): code for code in range(4)}
+_BROKEN = (OSError, ValueError, OverflowError, EOFError, zlib.error, csv.Error)
+_PARTS = {"": 0, "unused": 0, "valid": 2, "validation": 2, **SPLIT_CODES} | {str(code): code for code in range(4)}
 
 
 def is_table(path: Path) -> bool:
@@ -128,7 +130,7 @@ def _read_csv(path: Path, **options: Any) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
     try:
-        with pd.read_csv(path, chunksize=CHUNK, low_memory=False, **options) as reader:
+        with pd.read_csv(path, chunksize=CHUNK, low_memory=False, skipinitialspace=True, **options) as reader:
             for frame in reader:
                 if not isinstance(frame.index, pd.RangeIndex):
                     raise ValueError("a line has more fields than there are columns")
@@ -164,14 +166,14 @@ def _first_line(path: Path) -> list[str]:
             if path.suffix == ".gz"
             else open(path, encoding="utf-8-sig") as file
         ):
-            return [field.strip().strip('"') for field in file.readline().split(",")]
+            return next(csv.reader([file.readline()], skipinitialspace=True), []) or [""]
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or make it again") from error
 
 
 def _has_header(path: Path) -> bool:
     fields = _first_line(path)
-    if not any(field.lstrip("-").isdigit() for field in fields):
+    if not any(field.strip().lstrip("-").isdigit() for field in fields):
         return fields != [""]
     if len(fields) != 2:
         raise DataError(
@@ -193,5 +195,8 @@ def _check_columns(path: Path, needed: tuple[str, ...]) -> list[str]:
         columns = _first_line(path)
     missing = [name for name in needed if name not in columns]
     if missing:
-        raise DataError(f"{path}: has no column {' and no column '.join(missing)}; it has {', '.join(columns)}")
+        told = f"{path}: has no column {' and no column '.join(missing)}; it has {', '.join(columns)}"
+        if len(columns) == 1 and re.search(r"[\s;]", columns[0].strip()):
+            told += "; put commas between the columns"
+        raise DataError(told)
     return columns

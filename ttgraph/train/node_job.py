@@ -131,6 +131,8 @@ def _settled(config: TrainConfig, data: Data | None, may_choose: bool) -> tuple[
     """What to train on what, in every particular, and whether to go on with an earlier run; refuses what is no good."""
     data = load_dataset(config.data, split=config.split) if data is None else data
     check_metric(data)
+    if config.label_inputs:
+        check_label_inputs(data)
     earlier = None if config.out is None else prepare_folder(config.out, resume=config.resume and not _choosing(config))
     if config.row_factors == "auto":
         if not may_choose:
@@ -173,6 +175,20 @@ def _with_row_factors(config: TrainConfig, data: Data) -> TrainConfig:
     if config.embedding != "tt":
         return replace(config, row_factors=None)  # there is nothing to choose
     return choose_row_factors(config, data.num_nodes, lambda trial: train(trial, data).summary)
+
+
+def check_label_inputs(data: Data) -> None:
+    """Refuse label inputs where no training node can be hidden from another.
+
+    Raises:
+        ValueError: If there are fewer than two training nodes.
+    """
+    count = int(data.train_mask.sum())
+    if count < 2:
+        raise ValueError(
+            f"label inputs are learned from training nodes that do not see their own labels; they need 2 or more, got "
+            f"{count}: train with --no-label-inputs, and compare without --all"
+        )
 
 
 def _label_inputs(config: TrainConfig, data: Data) -> LabelInputs:
