@@ -11,6 +11,7 @@ from ttgraph.nn.weights import (
     MatrixWeight,
     SplitWeight,
     Wish,
+    check_kind,
     make_weight,
     start_bias,
     weight_from_dense,
@@ -90,7 +91,13 @@ class TTLinear(nn.Module):
 
         Returns:
             As many.  # (..., out_features)
+
+        Raises:
+            RuntimeError: If x is of other sizes, or of another dtype or on another device than the weight.
         """
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise RuntimeError(f"TTLinear needs x of shape (..., in_features={self.in_features}), got {tuple(x.shape)}")
+        check_kind("TTLinear", x, self.cores)
         if isinstance(self.cores, MatrixWeight):
             return F.linear(x, self.weight, self.bias)
         inputs, _, outputs = self.cores.factors()

@@ -59,6 +59,11 @@ class SplitWeight(nn.Module):
         inputs, outputs = tt_materialize_many([list(self.inputs), list(self.outputs)], sides)
         return inputs, self.kernel, outputs
 
+    @property
+    def like(self) -> Tensor:
+        """A core: all are of one dtype, on one device."""
+        return self.inputs[0]
+
     def extra_repr(self) -> str:
         """The ranks, and how much smaller than the dense weight the cores are."""
         return f"ranks={self.shape.ranks}, {self.shape.compression:.1f}x smaller"
@@ -115,6 +120,11 @@ class MatrixWeight(nn.Module):
         super().__init__()
         self.shape, self.sizes = shape, tuple(sizes)
         self.cores = _parameters(cores)
+
+    @property
+    def like(self) -> Tensor:
+        """A core: all are of one dtype, on one device."""
+        return self.cores[0]
 
     def extra_repr(self) -> str:
         """The ranks, and how much smaller than the dense weight the cores are."""
@@ -174,6 +184,25 @@ class MatrixWeight(nn.Module):
         else:
             raise ValueError(f"format 'ttm' needs one rank, or compression; got rank={wish.rank}")
         return TTShape.plan(math.prod(rows), math.prod(cols), **options)
+
+
+def check_kind(layer: str, x: Tensor, weight: SplitWeight | MatrixWeight) -> None:
+    """Raises the type of error that torch's layers raise, where an input is of another kind than the weight.
+
+    Args:
+        layer: Name of the layer, for the message.
+        x: The input.
+        weight: Whose dtype and device it must have; under autocast, torch sees to the dtype.
+
+    Raises:
+        RuntimeError: If it is of another dtype or on another device.
+    """
+    like = weight.like
+    if x.device != like.device or (x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type)):
+        raise RuntimeError(
+            f"{layer} needs x in the dtype and on the device of its weight, {like.dtype} on {like.device}, got "
+            f"{x.dtype} on {x.device}; convert either with .to()"
+        )
 
 
 def make_weight(
