@@ -352,3 +352,21 @@ def test_convolution_refuses_what_torch_refuses(schedule, kernel_size):
         layer(torch.randn(2, 8, 9, 9).double())
     padded = TTConv2d(8, 16, kernel_size, padding="same", rank=3, schedule=schedule)
     assert padded(torch.randn(2, 8, 1, 1)).shape == (2, 16, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`")  # inside torch
+def test_compiles_as_one_graph(device):
+    model = nn.Sequential(
+        TTConv2d(32, 32, 3, padding=1, rank=4, schedule="factorized", device=device),
+        TTConv2d(32, 32, 3, rank=4, schedule="factorized", recompute=True, device=device),
+        TTConv2d(32, 12, 1, rank=4, device=device),
+        nn.Flatten(),
+        TTLinear(12 * 16, 10, rank=3, device=device),
+    )
+    x = torch.randn(2, 32, 6, 6, device=device)
+    torch._dynamo.reset()
+    out, x_grad, grads = results(torch.compile(model, backend="aot_eager", fullgraph=True), x)
+    expected, expected_x_grad, expected_grads = results(model, x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(x_grad, expected_x_grad)
+    torch.testing.assert_close(list(grads.values()), list(expected_grads.values()), rtol=1e-4, atol=1e-5)

@@ -148,8 +148,8 @@ class TTConv2d(nn.Module):
         height, width = self._least_size
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels or x.shape[-2] < height or x.shape[-1] < width:
             raise RuntimeError(
-                f"TTConv2d needs x of shape (in_channels={self.in_channels}, height, width) or (num_images, in_channels, "
-                f"height, width), of height >= {height} and width >= {width} for its kernel; got {tuple(x.shape)}"
+                f"TTConv2d needs x of shape ([num_images,] in_channels={self.in_channels}, height >= {height}, "
+                f"width >= {width}), got {tuple(x.shape)}"
             )
         check_kind("TTConv2d", x, self.cores)
         if x.dim() == 3:
