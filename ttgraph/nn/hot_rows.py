@@ -123,7 +123,7 @@ class HotRows(nn.Module):
         Args:
             ids: Row ids, counted through all tables.  # (num_ids,) int64
         """
-        place = torch.searchsorted(self.ids, ids).clamp_(max=self.capacity - 1)
+        place = torch.searchsorted(self.ids, ids.contiguous()).clamp_(max=self.capacity - 1)
         return torch.where((self.ids[place] == ids) & (ids != NOBODY), self.slots[place], self.capacity)
 
     def bags(
