@@ -97,6 +97,8 @@ def test_from_pretrained_follows_torch_in_what_it_freezes(device):
     torch.testing.assert_close(table.materialize(), weight, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="matrix"):
         TTEmbedding.from_pretrained(weight[0], 4)
+    with pytest.raises(TypeError, match="floating-point numbers, got torch.int64"):
+        TTEmbedding.from_pretrained(weight.long(), 4)
 
 
 def test_given_cores_decide_the_shape_and_are_copied():
