@@ -114,6 +114,12 @@ class TTEmbeddingBag(TTTable):
         flat = None if weights is None else weights.reshape(-1)
         return self.cache.bags(ids, ids, bounds, self.mode, flat, uncached)
 
+    def reset_parameters(self) -> None:
+        """Start again from random cores, in place, as every :class:`TTTable` does, and with an empty cache."""
+        super().reset_parameters()
+        if self.cache is not None:
+            self.cache.reset_parameters()
+
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """Let the most used rows into the cache where it is time for it; to be called after every step.
 

@@ -18,6 +18,7 @@ from ttgraph.nn.weights import (
     SplitWeight,
     Wish,
     check_kind,
+    draw_again,
     make_weight,
     start_bias,
     weight_from_dense,
@@ -127,6 +128,11 @@ class TTConv2d(nn.Module):
         self.cores = weight.to(device)
         self.schedule, self.recompute = schedule, recompute
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
+
+    def reset_parameters(self) -> None:
+        """Start again from random cores and a random bias, in place, wherever the layer's first ones came from."""
+        draw_again(self.cores, self.bias, (self.out_channels, self.in_channels // self.groups, *self.kernel_size))
+        self.error = None
 
     @property
     def weight(self) -> Tensor:

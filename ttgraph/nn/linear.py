@@ -12,6 +12,7 @@ from ttgraph.nn.weights import (
     SplitWeight,
     Wish,
     check_kind,
+    draw_again,
     make_weight,
     start_bias,
     weight_from_dense,
@@ -77,6 +78,11 @@ class TTLinear(nn.Module):
             weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, dtype)
         self.cores = weight.to(device)
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
+
+    def reset_parameters(self) -> None:
+        """Start again from random cores and a random bias, in place, wherever the layer's first ones came from."""
+        draw_again(self.cores, self.bias, (self.out_features, self.in_features))
+        self.error = None
 
     @property
     def weight(self) -> Tensor:

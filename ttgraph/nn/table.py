@@ -80,6 +80,7 @@ class TTTable(nn.Module):
         ):  # fmt: skip
             if wanted:
                 raise NotImplementedError(f"{type(self).__name__} has no {name}: {_REFUSED[name]}")
+        self.std = std
         if cores is not None:
             self.shape = _shape_of_cores(cores, num_embeddings, embedding_dim, row_factors, col_factors)
         else:
@@ -93,14 +94,35 @@ class TTTable(nn.Module):
             )
             # torch's default dtype is read here, so that the layer follows it as nn.Embedding does.
             dtype = dtype or torch.get_default_dtype()
-            scale: dict[str, Any] = {} if std is None else {"std": std}
-            cores = self.start(self.shape, **scale, generator=generator)
+            cores = self._drawn(generator)
         self.cores = nn.ParameterList(nn.Parameter(core.detach().to(device, dtype, copy=True)) for core in cores)
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
             padding_idx %= num_embeddings
         self.padding_idx = padding_idx
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start again from random cores, in place, as a layer without ``cores`` starts.
+
+        As in torch, that holds for every layer, those of :meth:`from_pretrained` and of given ``cores`` included: keep
+        such cores, and load them instead.
+
+        Example:
+            >>> table = TTTable(1000, 64, rank=8, std=0.5)
+            >>> torch.nn.init.ones_(table.cores[0]).mean().item()
+            1.0
+            >>> table.reset_parameters()
+            >>> round(table.weight.square().mean().sqrt().item(), 3)
+            0.5
+        """
+        for core, drawn in zip(self.cores, self._drawn(), strict=True):
+            core.copy_(drawn)
+
+    def _drawn(self, generator: torch.Generator | None = None) -> list[Tensor]:
+        scale: dict[str, Any] = {} if self.std is None else {"std": self.std}
+        return self.start(self.shape, **scale, generator=generator)
 
     @property
     def num_embeddings(self) -> int:
