@@ -161,7 +161,7 @@ def bags(**options) -> dict[str, TTEmbeddingBag]:
         lambda: TTEmbeddingBagCollection(bags(std=0.5), cache_rows=4, cache_warmup=1),
         lambda: HashEmbedding(23, 12, 5, std=0.7),
         lambda: PosHashEmbedding((3, 3, 3), 23, 12, 7, intra=True, dtype=torch.float64),
-        lambda: TTLinear(12, 10, rank=3),
+        lambda: TTLinear(12, 10, rank=3, dtype=torch.float64),
         lambda: TTLinear(12, 10, rank=3, format="ttm", bias=False, dtype=torch.float64),
         lambda: TTConv2d(8, 12, 3, rank=3, groups=2),
         lambda: TTConv2d(8, 12, 3, compression=3, format="ttm"),

@@ -274,7 +274,7 @@ def draw_again(weight: SplitWeight | MatrixWeight, bias: nn.Parameter | None, si
     for core, drawn in zip(weight.parameters(), weight.another(_std(sizes)).parameters(), strict=True):
         core.copy_(drawn)
     if bias is not None:
-        bias.copy_(start_bias(sizes, None, None, None))
+        bias.copy_(start_bias(sizes, None, None, bias.dtype))
 
 
 def weight_from_dense(
