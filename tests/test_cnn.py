@@ -218,6 +218,13 @@ def test_same_seed_same_result(images):
     assert not same(first, weights(train_cnn(replace(SMALL_TT, seed=1), images)))
 
 
+def test_no_gpu_is_seeded(images, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", None)
+    before = torch.get_rng_state()
+    train_cnn(replace(SMALL, epochs=1), images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_split_is_the_same_for_all_seeds(monkeypatch):
     asked = []
     monkeypatch.setattr("ttgraph.cnn.job.load_images", lambda data, **options: asked.append(options) or drawn())

@@ -168,10 +168,12 @@ def test_layout_and_unbatched_input():
     torch.testing.assert_close(layer(x[0]), out[0])
 
 
-def test_autocast(device):
-    layer, x = TTConv2d(8, 12, 3, rank=4, schedule="factorized", device=device), torch.randn(2, 8, 6, 6).to(device)
+@pytest.mark.parametrize("schedule", ["factorized", "reconstructed"])
+def test_autocast(device, schedule):
+    layer, x = TTConv2d(8, 12, 3, rank=4, schedule=schedule, device=device), torch.randn(2, 8, 6, 6).to(device)
     with torch.autocast(device, torch.bfloat16):
         out = layer(x)
+        torch.testing.assert_close(layer(x.half()).float(), out.float(), rtol=0.1, atol=0.1)  # dtypes may be mixed
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), layer(x), rtol=0.1, atol=0.1)
     out.float().sum().backward()
@@ -312,3 +314,59 @@ def test_bad_wishes_of_from_dense():
         dense.weight[0, 0] = math.nan
     with pytest.raises(ValueError, match="finite"):
         TTConv2d.from_dense(dense, rank=2)
+
+
+def test_linear_refuses_what_torch_refuses():
+    dense = nn.Linear(12, 10)
+    for format in ("split", "ttm"):
+        layer = TTLinear(12, 10, rank=3, format=format)
+        for x, text in (
+            (torch.randn(5, 11), r"TTLinear needs x of shape \(\.\.\., in_features=12\), got \(5, 11\)"),
+            (torch.tensor(1.0), r"in_features=12\), got \(\)"),
+            (torch.randn(5, 12).double(), "torch.float32 on cpu, got torch.float64 on cpu"),
+            (torch.randn(5, 12, device="meta"), "torch.float32 on cpu, got torch.float32 on meta"),
+        ):
+            with pytest.raises(RuntimeError):
+                dense(x)
+            with pytest.raises(RuntimeError, match=text):
+                layer(x)
+
+
+@pytest.mark.parametrize("schedule", ["auto", "factorized", "reconstructed"])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_convolution_refuses_what_torch_refuses(schedule, kernel_size):
+    layer, dense = TTConv2d(8, 16, kernel_size, rank=3, schedule=schedule), nn.Conv2d(8, 16, kernel_size)
+    for sizes in (
+        (2, 7, 9, 9),
+        (7, 9, 9),
+        (9, 9),
+        (1, 2, 8, 9, 9),
+        (2, 8, kernel_size - 1, 9),
+        (8, 9, kernel_size - 1),
+    ):
+        with pytest.raises(RuntimeError):
+            dense(torch.randn(sizes))
+        with pytest.raises(RuntimeError, match=rf"in_channels=8.*width >= {kernel_size}.*got \({sizes[0]}, {sizes[1]}"):
+            layer(torch.randn(sizes))
+    with pytest.raises(RuntimeError, match="TTConv2d needs x in the dtype .* torch.float32 on cpu, got torch.float64"):
+        layer(torch.randn(2, 8, 9, 9).double())
+    padded = TTConv2d(8, 16, kernel_size, padding="same", rank=3, schedule=schedule)
+    assert padded(torch.randn(2, 8, 1, 1)).shape == (2, 16, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`")  # inside torch
+def test_compiles_as_one_graph(device):
+    model = nn.Sequential(
+        TTConv2d(32, 32, 3, padding=1, rank=4, schedule="factorized", device=device),
+        TTConv2d(32, 32, 3, rank=4, schedule="factorized", recompute=True, device=device),
+        TTConv2d(32, 12, 1, rank=4, device=device),
+        nn.Flatten(),
+        TTLinear(12 * 16, 10, rank=3, device=device),
+    )
+    x = torch.randn(2, 32, 6, 6, device=device)
+    torch._dynamo.reset()
+    out, x_grad, grads = results(torch.compile(model, backend="aot_eager", fullgraph=True), x)
+    expected, expected_x_grad, expected_grads = results(model, x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(x_grad, expected_x_grad)
+    torch.testing.assert_close(list(grads.values()), list(expected_grads.values()), rtol=1e-4, atol=1e-5)

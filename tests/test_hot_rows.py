@@ -304,6 +304,12 @@ def test_an_empty_batch_is_a_step():
     assert bag.refresh_cache() == (0, 0, 0.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_ids_need_not_lie_side_by_side():
+    bag, ids = make_bag(), torch.randint(60, (10, 2), generator=seeded())
+    torch.testing.assert_close(bag(ids[:, 0], torch.tensor([0, 4])), bag(ids[:, 0].contiguous(), torch.tensor([0, 4])))
+
+
 def test_numbers_out_of_range_are_refused():
     bag = make_bag(cache_rows=0)
     for text, options in (

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ttgraph.nn import TTEmbedding
+from ttgraph.nn import (
+    HashEmbedding,
+    PosHashEmbedding,
+    TTConv2d,
+    TTEmbedding,
+    TTEmbeddingBag,
+    TTEmbeddingBagCollection,
+    TTLinear,
+)
 
 
 def dense_twin(table: TTEmbedding) -> nn.Embedding:
@@ -97,6 +105,8 @@ def test_from_pretrained_follows_torch_in_what_it_freezes(device):
     torch.testing.assert_close(table.materialize(), weight, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="matrix"):
         TTEmbedding.from_pretrained(weight[0], 4)
+    with pytest.raises(TypeError, match="floating-point numbers, got torch.int64"):
+        TTEmbedding.from_pretrained(weight.long(), 4)
 
 
 def test_given_cores_decide_the_shape_and_are_copied():
@@ -136,3 +146,52 @@ def test_repr_tells_the_size():
         "TTEmbedding(1000, 64, row_factors=(10, 10, 10), col_factors=(4, 4, 4), ranks=(1, 8, 8, 1), "
         "padding_idx=0, 20.0x smaller)"
     )
+
+
+def bags(**options) -> dict[str, TTEmbeddingBag]:
+    return {"user": TTEmbeddingBag(23, 12, 3), "item": TTEmbeddingBag(9, 12, 2, **options)}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TTEmbedding(23, 12, rank=3, std=0.7, padding_idx=2),
+        lambda: TTEmbedding(23, 12, dtype=torch.bfloat16),
+        lambda: TTEmbeddingBag(23, 12, rank=3, cache_rows=4, cache_warmup=1),
+        lambda: TTEmbeddingBagCollection(bags(std=0.5), cache_rows=4, cache_warmup=1),
+        lambda: HashEmbedding(23, 12, 5, std=0.7),
+        lambda: PosHashEmbedding((3, 3, 3), 23, 12, 7, intra=True, dtype=torch.float64),
+        lambda: TTLinear(12, 10, rank=3, dtype=torch.float64),
+        lambda: TTLinear(12, 10, rank=3, format="ttm", bias=False, dtype=torch.float64),
+        lambda: TTConv2d(8, 12, 3, rank=3, groups=2),
+        lambda: TTConv2d(8, 12, 3, compression=3, format="ttm"),
+    ],
+)
+def test_reset_parameters_starts_again_in_place(make):
+    torch.manual_seed(0)
+    layer = make()
+    start, parameters = copy.deepcopy(layer.state_dict()), list(layer.parameters())
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(1)
+    if isinstance(layer, TTEmbeddingBag | TTEmbeddingBagCollection):
+        layer(torch.arange(8), torch.arange(0, 9, 2))
+        layer.refresh_cache()
+        assert layer.cache.counts.any()
+    torch.manual_seed(0)
+    layer.reset_parameters()
+    torch.testing.assert_close(layer.state_dict(), start, rtol=0, atol=0)
+    layer.reset_parameters()
+    name, fresh = next(layer.named_parameters())
+    assert not torch.equal(fresh, start[name])
+    assert all(a is b for a, b in zip(layer.parameters(), parameters, strict=True))
+
+
+def test_reset_parameters_forgets_what_a_layer_was_made_from():
+    weight = torch.randn(30, 8)
+    table = TTEmbedding.from_pretrained(weight, 100)
+    linear = TTLinear.from_dense(nn.Linear(8, 6), rank=100)
+    for layer in (table, linear):
+        layer.reset_parameters()
+    assert table.weight.std() < 0.1  # of the random start, as torch's own forget what they were given
+    assert linear.error is None

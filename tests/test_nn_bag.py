@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ttgraph.init import from_matrix
-from ttgraph.nn import TTEmbeddingBag
+from ttgraph.nn import TTEmbedding, TTEmbeddingBag
 from ttgraph.ops import tt_lookup
 
 MODES = ["sum", "mean", "max"]
@@ -155,13 +155,20 @@ def test_raises_where_torch_does_and_says_more(options, arguments, theirs, ours,
     ],
 )
 def test_what_a_tensor_train_cannot_have_is_refused_with_a_reason(option, reason):
-    nn.EmbeddingBag(23, 12, **option)
-    with pytest.raises(NotImplementedError, match=reason):
-        TTEmbeddingBag(23, 12, **option)
+    for torchs, ours in ((nn.EmbeddingBag, TTEmbeddingBag), (nn.Embedding, TTEmbedding)):
+        torchs(23, 12, **option)
+        with pytest.raises(NotImplementedError, match=f"{ours.__name__} has no .*{reason}"):
+            ours(23, 12, **option)
+        with pytest.raises(NotImplementedError, match=reason):
+            ours.from_pretrained(torch.ones(23, 12), **option)
 
 
 def test_options_of_torch_at_their_defaults_are_taken():
-    bag = TTEmbeddingBag(23, 12, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False)
+    defaults = dict(max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False)
+    for layer in (nn.Embedding, TTEmbedding):
+        assert layer(23, 12, **defaults)(torch.arange(3)).shape == (3, 12)
+        assert layer.from_pretrained(torch.ones(23, 12), **defaults).num_embeddings == 23
+    bag = TTEmbeddingBag(23, 12, **defaults)
     assert (bag.mode, bag.include_last_offset, bag.padding_idx) == ("mean", False, None)
     twin = nn.EmbeddingBag(23, 12)
     assert (twin.mode, twin.include_last_offset, twin.padding_idx) == ("mean", False, None)

@@ -168,6 +168,13 @@ def test_same_seed_same_result(log):
     assert not same(first, weights(train_rec(replace(CACHED, seed=1), log)))
 
 
+def test_no_gpu_is_seeded(log, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", None)
+    before = torch.get_rng_state()
+    train_rec(replace(SMALL, epochs=1), log)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_batches_hold_every_row_once_in_an_order_of_their_epoch(log):
     rows = range(1000, 2050)
     batches = ClickBatches(log, rows, 100, parts=3, seed=0)

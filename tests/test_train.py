@@ -37,6 +37,17 @@ def test_every_model_learns_with_every_batching(device, data, model, batching):
     assert len(result.progress.history) == result.summary["epochs"]
 
 
+def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_been(device, data, monkeypatch):
+    def states():
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if device == "cuda" else [])]
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", None)  # of GPUs that are none of the job's business
+    torch.rand(3, device=device)
+    before = states()
+    train(replace(SMALL, epochs=2, dropout=0.5, device=device), data)
+    assert all(map(torch.equal, states(), before))
+
+
 @pytest.mark.parametrize("order", ["metis", "multilevel", "homophily", "auto", "rcm", "random", "natural"])
 def test_every_order_and_both_embeddings_run(data, order):
     for embedding in ("tt", "full"):

@@ -134,7 +134,7 @@ def build_model(config: CNNConfig, data: ImageData) -> ResNet:
     if config.width is not None:
         options["width"] = config.width
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # and none of a GPU, as torch.manual_seed would
         return make_resnet(config.model, data.num_classes, data.channels, **options)
 
 

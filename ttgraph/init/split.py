@@ -50,8 +50,9 @@ def merge_split(inputs: Tensor, kernel: Tensor | None, outputs: Tensor) -> Tenso
     """
     if kernel is None:
         return outputs @ inputs.T
-    half = torch.tensordot(outputs, kernel, dims=1)  # (out_channels, ranks[0], *kernel_size)
-    return torch.tensordot(half, inputs, dims=([1], [1])).movedim(-1, 1)
+    # Products of matrices: autocast, which may change the dtype of the first, knows how to do the second.
+    half = (outputs @ kernel.flatten(1)).unflatten(1, kernel.shape[1:])  # (out_channels, ranks[0], *kernel_size)
+    return (half.movedim(1, -1) @ inputs.T).movedim(-1, 1)
 
 
 def split_orthogonal(

@@ -15,12 +15,6 @@ from ttgraph.ops.bag import bag_bounds
 from ttgraph.ops.bags import LEFT_OUT, check_pooling
 from ttgraph.ops.checks import check_integers
 
-_REFUSED = {
-    "max_norm": "it would rescale single rows in place, and rows share their cores",
-    "scale_grad_by_freq": "a core's gradient is a sum over rows of different frequency",
-    "sparse": "every step touches most of the cores, so that their gradients are dense; any optimizer takes them",
-}
-
 
 class TTEmbeddingBag(TTTable):
     """Drop-in for :class:`torch.nn.EmbeddingBag` whose table is a tensor train.
@@ -36,16 +30,12 @@ class TTEmbeddingBag(TTTable):
         mode: "mean", "sum" or "max".
         padding_idx: Rows of this id are left out of every bag; negative counts from the end.
         include_last_offset: Whether ``offsets`` ends with the number of ids.
-        max_norm: Must be None, as in torch by default.
-        norm_type: Only of use with ``max_norm``.
-        scale_grad_by_freq: Must be False.
-        sparse: Must be False.
         cache_rows: Rows to keep uncompressed.
         cache_warmup: Training steps to count before the first rows enter.
         cache_every: Training steps between refreshes.
         cache_sparse: Whether the gradient of the kept rows is sparse.
         **options: What else a :class:`~ttgraph.nn.TTTable` takes: depth, row_factors, col_factors, cores, std,
-            generator, device, dtype.
+            max_norm, norm_type, scale_grad_by_freq, sparse, generator, device, dtype.
 
     Raises:
         ValueError: If no tensor train of such a shape exists, or there is no such mode.
@@ -70,19 +60,12 @@ class TTEmbeddingBag(TTTable):
         mode: str = "mean",
         padding_idx: int | None = None,
         include_last_offset: bool = False,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
         cache_rows: int = 0,
         cache_warmup: int = 100,
         cache_every: int = 50,
         cache_sparse: bool = False,
         **options: Any,
     ) -> None:
-        for name, value in (("max_norm", max_norm), ("scale_grad_by_freq", scale_grad_by_freq), ("sparse", sparse)):
-            if value:
-                raise NotImplementedError(f"TTEmbeddingBag has no {name}: {_REFUSED[name]}")
         if mode not in ("sum", "mean", "max"):
             raise ValueError(f'mode must be "sum", "mean" or "max", got {mode!r}')
         super().__init__(num_embeddings, embedding_dim, rank, padding_idx=padding_idx, **options)
@@ -130,6 +113,12 @@ class TTEmbeddingBag(TTTable):
 
         flat = None if weights is None else weights.reshape(-1)
         return self.cache.bags(ids, ids, bounds, self.mode, flat, uncached)
+
+    def reset_parameters(self) -> None:
+        """Start again from random cores, in place, as every :class:`TTTable` does, and with an empty cache."""
+        super().reset_parameters()
+        if self.cache is not None:
+            self.cache.reset_parameters()
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """Let the most used rows into the cache where it is time for it; to be called after every step.

@@ -155,6 +155,13 @@ class TTEmbeddingBagCollection(nn.Module):
             return cache.rows(everywhere, ids, lambda ids: uncached(ids, offsets, "sum", None))
         return cache.bags(everywhere, ids, offsets, self.mode, weights, uncached)
 
+    def reset_parameters(self) -> None:
+        """Start again from random cores in all tables, in place, and with an empty cache."""
+        for table in self._all():
+            table.reset_parameters()
+        if self.cache is not None:
+            self.cache.reset_parameters()
+
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """As :meth:`TTEmbeddingBag.refresh_cache`."""
         return None if self.cache is None else self.cache.refresh(self._all(), optimizer)

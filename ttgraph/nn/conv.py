@@ -17,6 +17,8 @@ from ttgraph.nn.weights import (
     MatrixWeight,
     SplitWeight,
     Wish,
+    check_kind,
+    draw_again,
     make_weight,
     start_bias,
     weight_from_dense,
@@ -115,6 +117,9 @@ class TTConv2d(nn.Module):
         )
         for name in _SETTINGS:
             setattr(self, name, getattr(like, name))
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        height, width = (step * (size - 1) + 1 for step, size in zip(self.dilation, self.kernel_size, strict=True))
+        self._least_size = max(1, height - top - bottom), max(1, width - left - right)  # of an image
         if schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}")
         sizes = tuple(like.weight.shape)
@@ -123,6 +128,11 @@ class TTConv2d(nn.Module):
         self.cores = weight.to(device)
         self.schedule, self.recompute = schedule, recompute
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
+
+    def reset_parameters(self) -> None:
+        """Start again from random cores and a random bias, in place, wherever the layer's first ones came from."""
+        draw_again(self.cores, self.bias, (self.out_channels, self.in_channels // self.groups, *self.kernel_size))
+        self.error = None
 
     @property
     def weight(self) -> Tensor:
@@ -137,7 +147,17 @@ class TTConv2d(nn.Module):
 
         Returns:
             The results.  # (num_images, out_channels, out_height, out_width) or without the first
+
+        Raises:
+            RuntimeError: If x is of other sizes, or of another dtype or on another device than the weight.
         """
+        height, width = self._least_size
+        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels or x.shape[-2] < height or x.shape[-1] < width:
+            raise RuntimeError(
+                f"TTConv2d needs x of shape ([num_images,] in_channels={self.in_channels}, height >= {height}, "
+                f"width >= {width}), got {tuple(x.shape)}"
+            )
+        check_kind("TTConv2d", x, self.cores)
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         split = self._chosen_split(x)

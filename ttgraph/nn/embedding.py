@@ -23,11 +23,16 @@ class TTEmbedding(TTTable):
             be those of the shape, whose rank they decide. Small Gaussian cores by default.
         padding_idx: A row that reads as zeros and gets no gradient; negative counts from the end.
         std: Standard deviation of the reconstructed entries at the start, where ``cores`` is left out.
+        max_norm: Must be None, as in torch by default.
+        norm_type: Only of use with ``max_norm``.
+        scale_grad_by_freq: Must be False.
+        sparse: Must be False.
         generator: Source of the random start.
         device: Where the cores live.
         dtype: Type of the cores: float32, float64, bfloat16 or float16.
 
     Raises:
+        NotImplementedError: If an option of torch's is wanted that a tensor train cannot have; the message says why.
         ValueError: If no tensor train of such a shape exists, or ``cores`` do not have its sizes.
 
     Source: Yin, Acun, Liu, Wu, "TT-Rec" (MLSys 2021); Yin et al., "Nimble GNN Embedding with

@@ -44,8 +44,14 @@ class FrequentIds(nn.Module):
         if num_buckets < 1:
             raise ValueError(f"a contest needs at least 1 bucket, got {num_buckets}")
         self.num_buckets = num_buckets
-        self.register_buffer("ids", torch.full((num_buckets + 1,), NOBODY, device=device))
-        self.register_buffer("leads", torch.zeros(num_buckets + 1, dtype=torch.long, device=device))
+        self.register_buffer("ids", torch.empty(num_buckets + 1, dtype=torch.long, device=device))
+        self.register_buffer("leads", torch.empty(num_buckets + 1, dtype=torch.long, device=device))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Forget all ids."""
+        self.ids.fill_(NOBODY)
+        self.leads.zero_()
 
     @torch.no_grad()
     def add(self, ids: Tensor, counted: Tensor) -> None:

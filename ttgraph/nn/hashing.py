@@ -42,7 +42,7 @@ class _HashedTable(nn.Module):
         if not std >= 0:
             raise ValueError(f"{type(self).__name__} needs std >= 0, got {std}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.num_buckets, self.num_hashes = num_buckets, num_hashes
+        self.num_buckets, self.num_hashes, self.std = num_buckets, num_hashes, std
         # The seed alone decides the functions. They are saved, so that loaded rows are those of the table saved.
         source = torch.Generator().manual_seed(seed)
         multipliers = torch.randint(1, _PRIME, (num_hashes, 1), generator=source)
@@ -75,6 +75,19 @@ class _HashedTable(nn.Module):
         elif outside.any():
             raise IndexError(f"{needed}, got {int(ids[outside][0])}")
         return self._rows(ids.long())
+
+    def reset_parameters(self) -> None:
+        """Draw all numbers anew, in place; the hash functions stay."""
+        self._draw(None)
+
+    @torch.no_grad()
+    def _draw(self, generator: torch.Generator | None) -> None:
+        for parameter, std in self._starts():
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+
+    def _starts(self) -> list[tuple[nn.Parameter, float]]:
+        """The parameters and the standard deviations that they start with."""
+        raise NotImplementedError
 
     @property
     def weight(self) -> Tensor:
@@ -160,8 +173,8 @@ class HashEmbedding(_HashedTable):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, num_buckets, num_hashes, std, seed)
-        start = std / self._sum_scale(1 / num_buckets)
-        self.table = nn.Parameter(start * torch.randn(num_buckets, embedding_dim, generator=generator))
+        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim))
+        self._draw(generator)
         self.to(device=device, dtype=dtype)
 
     @classmethod
@@ -190,6 +203,9 @@ class HashEmbedding(_HashedTable):
                 f"than max_params={max_params}; raise max_params or lower embedding_dim"
             )
         return cls(num_embeddings, embedding_dim, max_params // max(embedding_dim, 1), **options)
+
+    def _starts(self) -> list[tuple[nn.Parameter, float]]:
+        return [(self.table, self.std / self._sum_scale(1 / self.num_buckets))]
 
     def _rows(self, ids: Tensor) -> Tensor:
         return self._hashed(self.table, ids, 0, self.num_buckets)
@@ -266,14 +282,10 @@ class PosHashEmbedding(_HashedTable):
                 f"PosHashEmbedding needs a bucket for each of {parts[0]} parts, got num_buckets={num_buckets}; "
                 "raise it or leave intra out"
             )
-        share = std / math.sqrt(len(parts) + 1)
-        self.positions = nn.ParameterList(
-            nn.Parameter(share * torch.randn(count, embedding_dim, generator=generator)) for count in parts
-        )
+        self.positions = nn.ParameterList(nn.Parameter(torch.empty(count, embedding_dim)) for count in parts)
         self._num_shares = parts[0] if intra else 1
-        _, count = self._share(torch.arange(self._num_shares))
-        start = share / self._sum_scale((1 / count).mean().item())
-        self.table = nn.Parameter(start * torch.randn(num_buckets, embedding_dim, generator=generator))
+        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim))
+        self._draw(generator)
         self.to(device=device, dtype=dtype)
 
     @property
@@ -356,6 +368,12 @@ class PosHashEmbedding(_HashedTable):
         """The first bucket of each part of the coarsest level, and how many it has: equally many, to within one."""
         first = part * self.num_buckets // self._num_shares
         return first, (part + 1) * self.num_buckets // self._num_shares - first
+
+    def _starts(self) -> list[tuple[nn.Parameter, float]]:
+        share = self.std / math.sqrt(self.num_levels + 1)
+        _, count = self._share(torch.arange(self._num_shares))
+        hashed = share / self._sum_scale((1 / count).mean().item())
+        return [*((vectors, share) for vectors in self.positions), (self.table, hashed)]
 
     def _rows(self, ids: Tensor) -> Tensor:
         share = self._share(ids // self.row_strides[0]) if self.intra else (0, self.num_buckets)

@@ -100,14 +100,24 @@ class HotRows(nn.Module):
         self.capacity = min(capacity, sum(table.num_embeddings for table in tables))
         self.warmup, self.every, self.ageing, self.margin, self.sparse = warmup, every, ageing, margin, sparse
         # One more row, which stays zero, is what every row reads that is not in the cache.
-        self.weight = nn.Parameter(like.new_zeros(self.capacity + 1, dim))
+        self.weight = nn.Parameter(like.new_empty(self.capacity + 1, dim))
         device = like.device
-        self.register_buffer("ids", torch.full((self.capacity,), NOBODY, device=device))
-        self.register_buffer("slots", torch.arange(self.capacity, device=device))
-        self.register_buffer("counts", torch.zeros(self.capacity + 1, device=device))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long, device=device))
-        self.register_buffer("lookups", torch.zeros(2, dtype=torch.double, device=device))
+        self.register_buffer("ids", torch.empty(self.capacity, dtype=torch.long, device=device))
+        self.register_buffer("slots", torch.empty(self.capacity, dtype=torch.long, device=device))
+        self.register_buffer("counts", torch.empty(self.capacity + 1, device=device))
+        self.register_buffer("steps", torch.empty((), dtype=torch.long, device=device))
+        self.register_buffer("lookups", torch.empty(2, dtype=torch.double, device=device))
         self.contest = FrequentIds(max(_LEAST_BUCKETS, _BUCKETS_PER_ROW * self.capacity), device)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Empty the cache and forget all uses, as at the start; what an optimizer knows of its rows is left to you."""
+        for zeros in (self.weight, self.counts, self.steps, self.lookups):
+            zeros.zero_()
+        self.ids.fill_(NOBODY)
+        self.slots.copy_(torch.arange(self.capacity))
+        self.contest.reset_parameters()
         self._counted = False  # anything since the last call of refresh
         self._steps = 0  # as steps, without asking the device
 
@@ -123,7 +133,7 @@ class HotRows(nn.Module):
         Args:
             ids: Row ids, counted through all tables.  # (num_ids,) int64
         """
-        place = torch.searchsorted(self.ids, ids).clamp_(max=self.capacity - 1)
+        place = torch.searchsorted(self.ids, ids.contiguous()).clamp_(max=self.capacity - 1)
         return torch.where((self.ids[place] == ids) & (ids != NOBODY), self.slots[place], self.capacity)
 
     def bags(

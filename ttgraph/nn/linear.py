@@ -11,6 +11,8 @@ from ttgraph.nn.weights import (
     MatrixWeight,
     SplitWeight,
     Wish,
+    check_kind,
+    draw_again,
     make_weight,
     start_bias,
     weight_from_dense,
@@ -77,6 +79,11 @@ class TTLinear(nn.Module):
         self.cores = weight.to(device)
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
 
+    def reset_parameters(self) -> None:
+        """Start again from random cores and a random bias, in place, wherever the layer's first ones came from."""
+        draw_again(self.cores, self.bias, (self.out_features, self.in_features))
+        self.error = None
+
     @property
     def weight(self) -> Tensor:
         """The dense weight, made anew on every access, differentiable."""  # (out_features, in_features)
@@ -90,7 +97,13 @@ class TTLinear(nn.Module):
 
         Returns:
             As many.  # (..., out_features)
+
+        Raises:
+            RuntimeError: If x is of other sizes, or of another dtype or on another device than the weight.
         """
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise RuntimeError(f"TTLinear needs x of shape (..., in_features={self.in_features}), got {tuple(x.shape)}")
+        check_kind("TTLinear", x, self.cores)
         if isinstance(self.cores, MatrixWeight):
             return F.linear(x, self.weight, self.bias)
         inputs, _, outputs = self.cores.factors()

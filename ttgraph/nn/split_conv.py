@@ -67,7 +67,12 @@ class Settings(NamedTuple):
 
 
 def fuses(x: Tensor, groups: int) -> bool:
-    """Whether :func:`fused_split_conv2d` takes such images: where its kernels are, and torch changes no dtype."""
+    """Whether :func:`fused_split_conv2d` takes such images: where its kernels are, and torch changes no dtype.
+
+    Not under torch.compile, which cannot look into its node of autograd, and leaves nothing to save.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return groups == 1 and has_kernels(x) and not torch.is_autocast_enabled(x.device.type)
 
 

@@ -14,6 +14,12 @@ from ttgraph.shape import TTShape
 
 Table = TypeVar("Table", bound="TTTable")
 
+_REFUSED = {
+    "max_norm": "it would rescale single rows in place, and rows share their cores",
+    "scale_grad_by_freq": "a core's gradient is a sum over rows of different frequency",
+    "sparse": "every step touches most of the cores, so that their gradients are dense; any optimizer takes them",
+}
+
 
 class TTTable(nn.Module):
     """A table stored as a tensor train; the layers differ in what they make of its rows.
@@ -28,11 +34,16 @@ class TTTable(nn.Module):
         cores: Values to start from; their sizes must be those of the shape, whose rank they decide.
         padding_idx: A row that reads as zeros and gets no gradient; negative counts from the end.
         std: Standard deviation of the reconstructed entries at the start, where ``cores`` is left out.
+        max_norm: Must be None, as in torch by default.
+        norm_type: Only of use with ``max_norm``.
+        scale_grad_by_freq: Must be False.
+        sparse: Must be False.
         generator: Source of the random start.
         device: Where the cores live.
         dtype: Type of the cores: float32, float64, bfloat16 or float16.
 
     Raises:
+        NotImplementedError: If an option of torch's is wanted that a tensor train cannot have; the message says why.
         ValueError: If no tensor train of such a shape exists, or ``cores`` do not have its sizes.
 
     Example:
@@ -55,11 +66,21 @@ class TTTable(nn.Module):
         cores: Sequence[Tensor] | None = None,
         padding_idx: int | None = None,
         std: float | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        for name, wanted in (
+            ("max_norm", max_norm is not None), ("scale_grad_by_freq", scale_grad_by_freq), ("sparse", sparse)
+        ):  # fmt: skip
+            if wanted:
+                raise NotImplementedError(f"{type(self).__name__} has no {name}: {_REFUSED[name]}")
+        self.std = std
         if cores is not None:
             self.shape = _shape_of_cores(cores, num_embeddings, embedding_dim, row_factors, col_factors)
         else:
@@ -73,14 +94,35 @@ class TTTable(nn.Module):
             )
             # torch's default dtype is read here, so that the layer follows it as nn.Embedding does.
             dtype = dtype or torch.get_default_dtype()
-            scale: dict[str, Any] = {} if std is None else {"std": std}
-            cores = self.start(self.shape, **scale, generator=generator)
+            cores = self._drawn(generator)
         self.cores = nn.ParameterList(nn.Parameter(core.detach().to(device, dtype, copy=True)) for core in cores)
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
             padding_idx %= num_embeddings
         self.padding_idx = padding_idx
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start again from random cores, in place, as a layer without ``cores`` starts.
+
+        As in torch, that holds for every layer, those of :meth:`from_pretrained` and of given ``cores`` included: keep
+        such cores, and load them instead.
+
+        Example:
+            >>> table = TTTable(1000, 64, rank=8, std=0.5)
+            >>> torch.nn.init.ones_(table.cores[0]).mean().item()
+            1.0
+            >>> table.reset_parameters()
+            >>> round(table.weight.square().mean().sqrt().item(), 3)
+            0.5
+        """
+        for core, drawn in zip(self.cores, self._drawn(), strict=True):
+            core.copy_(drawn)
+
+    def _drawn(self, generator: torch.Generator | None = None) -> list[Tensor]:
+        scale: dict[str, Any] = {} if self.std is None else {"std": self.std}
+        return self.start(self.shape, **scale, generator=generator)
 
     @property
     def num_embeddings(self) -> int:
@@ -148,6 +190,7 @@ class TTTable(nn.Module):
             The layer, closest to ``weight`` up to the factor that TT-SVD guarantees.
 
         Raises:
+            TypeError: If ``weight`` holds no floating-point numbers, or ``rank`` is a bool.
             ValueError: If more than one of rank, compression and tolerance is given, or cannot be kept.
 
         Example:
@@ -157,6 +200,10 @@ class TTTable(nn.Module):
             >>> bool((table.weight - weight).norm() <= 0.3 * weight.norm())
             True
         """
+        if not weight.is_floating_point():
+            raise TypeError(
+                f"from_pretrained needs a weight of floating-point numbers, got {weight.dtype}; try .float()"
+            )
         if weight.dim() != 2:
             raise ValueError(f"weight must be a matrix (num_embeddings, embedding_dim), got {tuple(weight.shape)}")
         factors = dict(depth=depth, row_factors=row_factors, col_factors=col_factors)

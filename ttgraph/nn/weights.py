@@ -59,6 +59,11 @@ class SplitWeight(nn.Module):
         inputs, outputs = tt_materialize_many([list(self.inputs), list(self.outputs)], sides)
         return inputs, self.kernel, outputs
 
+    @property
+    def like(self) -> Tensor:
+        """A core: all are of one dtype, on one device."""
+        return self.inputs[0]
+
     def extra_repr(self) -> str:
         """The ranks, and how much smaller than the dense weight the cores are."""
         return f"ranks={self.shape.ranks}, {self.shape.compression:.1f}x smaller"
@@ -75,6 +80,10 @@ class SplitWeight(nn.Module):
         """Random cores whose weight has a standard deviation."""
         shape = cls._plan(sizes, depth, rank=wish.rank, compression=wish.compression)
         return cls(shape, split_orthogonal(shape, std, generator=generator, dtype=dtype))
+
+    def another(self, std: float) -> SplitWeight:
+        """Random cores of the same shape, as those to start with."""
+        return SplitWeight(self.shape, split_orthogonal(self.shape, std, dtype=self.like.dtype))
 
     @classmethod
     def from_dense(cls, weight: Tensor, wish: Wish, depth: int) -> tuple[SplitWeight, float]:
@@ -116,6 +125,11 @@ class MatrixWeight(nn.Module):
         self.shape, self.sizes = shape, tuple(sizes)
         self.cores = _parameters(cores)
 
+    @property
+    def like(self) -> Tensor:
+        """A core: all are of one dtype, on one device."""
+        return self.cores[0]
+
     def extra_repr(self) -> str:
         """The ranks, and how much smaller than the dense weight the cores are."""
         return f"format='ttm', ranks={self.shape.ranks}, {math.prod(self.sizes) / self.shape.num_params:.1f}x smaller"
@@ -130,7 +144,16 @@ class MatrixWeight(nn.Module):
         cls, sizes: Sequence[int], std: float, wish: Wish, depth: int, generator: torch.Generator | None, dtype: Any
     ) -> MatrixWeight:
         """Random cores whose weight has a standard deviation."""
-        shape = cls._plan(sizes, wish, depth)
+        return cls._draw(cls._plan(sizes, wish, depth), sizes, std, generator, dtype)
+
+    def another(self, std: float) -> MatrixWeight:
+        """Random cores of the same shape, as those to start with."""
+        return self._draw(self.shape, self.sizes, std, None, self.like.dtype)
+
+    @classmethod
+    def _draw(
+        cls, shape: TTShape, sizes: Sequence[int], std: float, generator: torch.Generator | None, dtype: Any
+    ) -> MatrixWeight:
         weight = cls(shape, gaussian(shape, 1.0, generator=generator, dtype=torch.float64), sizes)
         with torch.no_grad():
             factor = std / weight.dense().square().mean().sqrt().item()
@@ -176,6 +199,25 @@ class MatrixWeight(nn.Module):
         return TTShape.plan(math.prod(rows), math.prod(cols), **options)
 
 
+def check_kind(layer: str, x: Tensor, weight: SplitWeight | MatrixWeight) -> None:
+    """Raises the type of error that torch's layers raise, where an input is of another kind than the weight.
+
+    Args:
+        layer: Name of the layer, for the message.
+        x: The input.
+        weight: Whose dtype and device it must have; under autocast, torch sees to the dtype.
+
+    Raises:
+        RuntimeError: If it is of another dtype or on another device.
+    """
+    like = weight.like
+    if x.device != like.device or (x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type)):
+        raise RuntimeError(
+            f"{layer} needs x in the dtype and on the device of its weight, {like.dtype} on {like.device}, got "
+            f"{x.dtype} on {x.device}; convert either with .to()"
+        )
+
+
 def make_weight(
     format: Format,
     sizes: Sequence[int],
@@ -199,8 +241,7 @@ def make_weight(
 
     Source: He, Zhang, Ren, Sun, "Delving deep into rectifiers" (ICCV 2015).
     """
-    std = math.sqrt(2 / math.prod(sizes[1:]))
-    return _kind(format).start(sizes, std, wish, depth, generator, dtype or torch.get_default_dtype())
+    return _kind(format).start(sizes, _std(sizes), wish, depth, generator, dtype or torch.get_default_dtype())
 
 
 def start_bias(
@@ -219,6 +260,21 @@ def start_bias(
     """
     bound = math.prod(sizes[1:]) ** -0.5
     return nn.Parameter(torch.empty(sizes[0], dtype=dtype).uniform_(-bound, bound, generator=generator).to(device))
+
+
+@torch.no_grad()
+def draw_again(weight: SplitWeight | MatrixWeight, bias: nn.Parameter | None, sizes: Sequence[int]) -> None:
+    """Start again, in place, from random numbers as those of :func:`make_weight` and :func:`start_bias`.
+
+    Args:
+        weight: The weight; its shape stays.
+        bias: The bias, if there is one.
+        sizes: Of the weight.  # (out_channels, in_channels, *kernel_size)
+    """
+    for core, drawn in zip(weight.parameters(), weight.another(_std(sizes)).parameters(), strict=True):
+        core.copy_(drawn)
+    if bias is not None:
+        bias.copy_(start_bias(sizes, None, None, bias.dtype))
 
 
 def weight_from_dense(
@@ -246,6 +302,11 @@ def weight_from_dense(
             "or take float64"
         )
     return result.to(weight.device), error
+
+
+def _std(sizes: Sequence[int]) -> float:
+    """He's, of a weight."""
+    return math.sqrt(2 / math.prod(sizes[1:]))
 
 
 def _kind(format: Format) -> type[SplitWeight] | type[MatrixWeight]:

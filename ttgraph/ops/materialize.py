@@ -66,6 +66,8 @@ def tt_materialize_many(tables: Sequence[Sequence[Tensor]], num_embeddings: Sequ
         cores, count = check_cores("tt_materialize", cores, count)
         parts.append(contracted(cores, count))
         counts.append(count)
+    if torch.compiler.is_compiling():  # which cannot look into the node below, and leaves nothing to save
+        return [torch.ops.ttgraph.tt_materialize(*table) for table in zip(parts, counts, strict=True)]
     return list(_Tables.apply([len(cores) for cores in parts], counts, *(core for cores in parts for core in cores)))
 
 

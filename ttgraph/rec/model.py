@@ -32,7 +32,7 @@ def build_model(config: RecConfig, log: ClickLog) -> DLRM:
     """
     ranks = config.ranks(log.table_sizes)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # and none of a GPU, as torch.manual_seed would
         return DLRM(
             log.num_dense,
             # Names of a log may be anything, those of modules may not.

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ttgraph.files import append, replacing
 from ttgraph.train.checkpoint import CheckpointError, pack, read_tensors, unpack, write_tensors
+from ttgraph.train.machine import own_random_numbers, seed_random_numbers
 from ttgraph.train.ranks import Ranks
 from ttgraph.train.schedule import Progress, Schedule
 
@@ -107,7 +108,7 @@ def fit(
             raise ValueError("fit needs loss_of, or backward, which computes the loss itself")
         backward = partial(_backward, loss_of)
     saved, bar = time.monotonic(), _bar(batches, schedule, progress, ranks)
-    with _stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
+    with _stop_requests() as stop, bar, own_random_numbers(_devices(model)):
         while progress.epoch < schedule.rounds and progress.stale < schedule.patience:
             row = _train_epoch(model, optimizer, peaks, batches, backward, schedule, progress.epoch, bar)
             progress.epoch += 1
@@ -153,7 +154,7 @@ def _train_epoch(
     epoch: int,
     bar: tqdm,
 ) -> dict[str, float]:
-    torch.manual_seed(schedule.seed * 1_000_003 + epoch)
+    seed_random_numbers(schedule.seed * 1_000_003 + epoch, _devices(model))
     model.train()
     begin, waited, losses = time.perf_counter(), 0.0, []
     for number, (batch, seconds) in enumerate(_timed(iter(batches.epoch(epoch)))):
@@ -179,6 +180,10 @@ def _train_epoch(
         "waiting": waited / seconds,
         f"{batches.unit}s_per_second": batches.units_per_epoch / seconds,
     }
+
+
+def _devices(model: nn.Module) -> set[torch.device]:
+    return {parameter.device for parameter in model.parameters()}
 
 
 def _backward(loss_of: Callable[[Any], Tensor], batch: Any) -> Tensor:

@@ -21,7 +21,7 @@ from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import fit
 from ttgraph.train.evaluation import Evaluation, make_evaluation
-from ttgraph.train.machine import peak_memory_mb, products_in, usable_device
+from ttgraph.train.machine import peak_memory_mb, products_in, seed_random_numbers, usable_device
 from ttgraph.train.node_job import make_model, make_optimizer, make_schedule, sizes
 from ttgraph.train.ranks import Ranks
 from ttgraph.train.results import check_settings, prepare_folder, write_run
@@ -190,7 +190,7 @@ def sharded_backward(
             last = number == len(shards) - 1
             for buffer, value in zip(statistics, before, strict=True):
                 buffer.copy_(value)
-            torch.manual_seed(shard.seed)
+            seed_random_numbers(shard.seed, [device])
             batch = shard.batch.to(device)
             with contextlib.nullcontext() if last else pause():
                 with products_in(config.precision, device):

@@ -202,7 +202,7 @@ def make_model(config: TrainConfig, embedding: nn.Module | None, num_columns: in
     width = num_columns + (0 if embedding is None else config.dim)
     options: dict[str, Any] = {key: getattr(config, key) for key in ("hidden", "layers", "dropout", "heads")}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # and none of a GPU, as torch.manual_seed would
         return NodeClassifier(embedding, make_gnn(config.model, width, num_classes, **options))
 
 
