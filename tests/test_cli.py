@@ -24,6 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttgraph.cli import COMMANDS, main
+from ttgraph.cli.config_file import take_config_file, with_settings
+from ttgraph.compare import CompareConfig
 from ttgraph.data import load_dataset, planted_hierarchy, write_ogb
 from ttgraph.graph import compatibility_matrix, edge_homophily, measure_homophily
 from ttgraph.order import NodeOrder
@@ -353,6 +355,13 @@ def test_yaml_config_of_a_comparison(here):
     assert names == ["TT rank 2, natural, 10x5x4, gaussian", "TT rank 2, natural, 8x5x5, gaussian"]
 
 
+@pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "+.1E-2", "0.001", "1.e-3"])
+def test_yaml_config_takes_numbers_as_flags_do(here, number):
+    Path("run.yaml").write_text(f"lr: {number}\nlr_cores: [{number}, 2]\n")
+    _, settings = take_config_file(["compare", "--config", "run.yaml"])
+    assert with_settings(CompareConfig, settings, dict) == {"lr": 0.001, "lr_cores": (0.001, 2)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -386,6 +395,7 @@ def test_bad_config_file(here, capsys, text, message):
     ("name", "content", "message"),
     [
         ("run.yaml", b"rank: [1", "run.yaml is broken"),
+        ("run.yaml", b"lr: '1e-3'", "lr to '1e-3'; it must be a number"),
         ("run.yaml", b"- 3", "must hold names and values, got list"),
         ("run.yaml", b"", "must hold names and values, got NoneType"),
         ("run.toml", b"\xff\xfe\x00", "cannot read the config file run.toml"),
