@@ -181,6 +181,23 @@ def test_a_recipe_knows_better_and_flags_know_best(here, monkeypatch):
     assert (asked[0].hidden, asked[0].rank, asked[0].row_factors) == (24, 6, (10, 6, 5))
 
 
+@pytest.mark.parametrize("data", ["g.npz", "own.toml"])
+def test_a_depth_is_worth_more_than_recommended_row_factors(here, monkeypatch, data):
+    asked = []
+    monkeypatch.setattr("ttgraph.train.train", lambda config, data: asked.append(config) or 1 / 0)
+    Path("own.toml").write_text(RECIPE + "[train]\nrow-factors = [10, 6, 5]\n")
+    Path("run.toml").write_text("depth = 2\n")
+    for words, depth, factors in (
+        (["--depth", "4"], 4, None),
+        (["--config", "run.toml"], 2, None),
+        (["--depth", "4", "--config", "run.toml"], 4, None),
+        (["--depth", "4", "--row-factors", "20,20"], 4, (20, 20)),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            run("train", data, *words)
+        assert (asked[-1].depth, asked[-1].row_factors) == (depth, factors)
+
+
 def test_row_factors_are_chosen_and_a_choice_cut_short_goes_on(here, monkeypatch):
     words = ("train", "g.npz", *SMALL, *shlex.split("--rank 4 --row-factors auto --init hierarchical --out run"))
     with monkeypatch.context() as patch:

@@ -55,12 +55,14 @@ def write_folder(path, data, order):
 def folder(tmp_path_factory):
     data = planted_hierarchy(2000, branching=(10, 10), level_shares=(0.3, 0.7), num_classes=5, train_fraction=0.3)
     # As good an order as there is: that of the planted blocks.
-    order = NodeOrder.from_new_to_old(torch.argsort(data.block[:, 1], stable=True), FACTORS, "planted")
+    order = NodeOrder.from_new_to_old(torch.argsort(data.block[:, 1], stable=True), FACTORS, "natural")
     return write_folder(tmp_path_factory.mktemp("graphs") / "folder", data, order)
 
 
 def config_of(folder, **settings):
-    return TrainConfig.recommended_on_disk(folder.header.row_factors, data=str(folder.path), **SMALL | settings)
+    return TrainConfig.recommended_on_disk(
+        folder.header.row_factors, folder.header.order, data=str(folder.path), **SMALL | settings
+    )
 
 
 def wait_for(path, seconds=60):
@@ -93,6 +95,7 @@ def job(*words):
     printed = [process.communicate(timeout=120) for process in processes]
     for process, (_, told) in zip(processes, printed, strict=True):
         assert process.returncode == 0, told
+        assert "Warning" not in told
     return [out for out, _ in printed]
 
 
@@ -218,7 +221,9 @@ def test_errors_name_the_cure(folder, tmp_path, capsys, monkeypatch):
     path = str(folder.path)
     for words, message in (
         (["--batching", "full"], "neighbor or partition"),
-        (["--row-factors", "20,10,10"], "leave them out"),
+        (["--row-factors", "20,10,10"], "row_factors must be (10, 10, 20), as the folder was prepared, got (20, 10, 10)"),
+        (["--order", "random"], "order must be natural, as the folder was prepared, got random; leave it out"),
+        (["--depth", "4"], "depth must be 3, as the folder was prepared, got 4"),
         (["--label-inputs"], "need a graph in memory"),
         (["--shards", "5000"], "larger batches"),
     ):

@@ -86,10 +86,14 @@ def _parse(words: list[str]) -> tuple[Any, Callable[[Any], None]]:
 
     if is_graph_folder(config.data):
         prepared = GraphFolder.open(config.data)
-        config = _parse_flags(words, settings, partial(TrainConfig.recommended_on_disk, prepared.header.row_factors))
-        return config, partial(graph.run_train_folder, prepared=prepared)
+        header = prepared.header
+        recommended = partial(TrainConfig.recommended_on_disk, header.row_factors, header.order)
+        return _parse_flags(words, settings, recommended), partial(graph.run_train_folder, prepared=prepared)
     data, recipe = load_dataset(config.data, split=config.split), find_recipe(config.data)
-    settings = (underscored(recipe.train) if recipe is not None else {}) | settings
+    known = underscored(recipe.train) if recipe is not None else {}
+    if config.depth != TrainConfig.depth:  # which row factors that nobody asked for would override
+        known = {key: value for key, value in known.items() if key != "row_factors"} | {"depth": config.depth}
+    settings = known | settings
     config = _parse_flags(words, settings, partial(TrainConfig.recommended, data.num_nodes))
     return config, partial(graph.run_train, data=data)
 

@@ -184,7 +184,7 @@ class TrainConfig(NodeConfig):
 
         Args:
             num_nodes: Number of nodes of the graph.
-            **settings: Fields that are known better.
+            **settings: Fields that are known better. A depth is one: row factors of another number are balanced.
 
         Source: the section on accuracy of tests/bench/RESULTS.md.
 
@@ -199,21 +199,25 @@ class TrainConfig(NodeConfig):
         else:
             best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=30)
             best |= dict(num_batches=max(8, num_nodes // _NODES_PER_BATCH), hidden=256, lr=0.005)
+        if settings.get("depth", cls.depth) != len(best["row_factors"]):
+            del best["row_factors"]
         return cls(**best | settings)
 
     @classmethod
-    def recommended_on_disk(cls, row_factors: tuple[int, ...], **settings: Any) -> TrainConfig:
+    def recommended_on_disk(cls, row_factors: tuple[int, ...], order: str, **settings: Any) -> TrainConfig:
         """Settings for a prepared graph: what ``ttgraph train DIR`` takes where no flag says else.
 
         Args:
             row_factors: The digits of its order.
+            order: How that was made.
             **settings: Fields that are known better.
 
         Example:
-            >>> TrainConfig.recommended_on_disk((480, 500, 500)).batching
+            >>> TrainConfig.recommended_on_disk((480, 500, 500), "metis").batching
             'neighbor'
         """
-        best: dict[str, Any] = dict(batching="neighbor", init="quotient", epochs=10, lr=0.003, row_factors=row_factors)
+        best: dict[str, Any] = dict(batching="neighbor", init="quotient", epochs=10, lr=0.003)
+        best |= dict(order=order, row_factors=row_factors, depth=len(row_factors))
         return cls(**best | settings)
 
     def __post_init__(self) -> None:
