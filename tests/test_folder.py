@@ -234,6 +234,14 @@ def test_errors_name_the_cure(folder, tmp_path, capsys, monkeypatch):
     assert "ttgraph prepare csbm-20k" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["--order metis", "--split 1", "--row-factors 5,5 --check", "--out nowhere/out"])
+def test_info_takes_no_flag_that_it_does_nothing_of(folder, capsys, words):
+    assert main(["info", str(folder.path), *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"leave out {words.split()[0]}, or" in err
+
+
 def test_items_are_made_ahead_and_errors_come_in_their_place():
     made = []
 
