@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def comma_separated(
 # and their digits; the first digits of a smaller graph.
 _LARGE, _PART, _WITHIN_PART, _FEW_PARTS = 50_000, 56, (8, 7), (16, 4)
 _NODES_PER_BATCH = 20_000
+_THREADS_PER_CORE = 16
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
@@ -121,7 +123,8 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         counts = ("layers", "hidden", "heads", "dim", "rank", "epochs", "patience", "eval_every", "batch_size")
-        check_at_least(self, 1, *counts, "num_batches", "threads", "max_params")
+        check_at_least(self, 1, *counts, "num_batches", "max_params")
+        check_threads(self.threads)
         check_at_least(self, 2, "depth")
         check_at_least(self, 0, "weight_decay")
         for name in ("dropout", "warmup"):
@@ -252,6 +255,17 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more CPU threads than a machine can start; they are of no use far below that.
+
+    Raises:
+        ValueError: If there are too many, or none.
+    """
+    most = _THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise ValueError(f"threads must be from 1 to {most}, {_THREADS_PER_CORE} for each core here, got {threads}")
 
 
 def plain(config: Any) -> dict[str, Any]:
