@@ -23,6 +23,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ttgraph
 from ttgraph.cli import COMMANDS, main
 from ttgraph.cli.config_file import take_config_file, with_settings
 from ttgraph.compare import CompareConfig
@@ -131,6 +132,19 @@ def test_every_command_explains_itself(capsys, command):
     out = capsys.readouterr().out
     assert "<function" not in out
     assert "DATA" in out
+
+
+@pytest.mark.parametrize("command", ["compare", "study homophily"])
+def test_lists_name_all_that_they_may_hold(capsys, command):
+    assert run(*command.split(), "--help") == 0
+    text = capsys.readouterr().out
+    assert "--order {metis,multilevel,homophily,auto,rcm,random,natural},..." in text
+    assert "--init {spectral,quotient,hierarchical,orthogonal,gaussian,node2vec},..." in text
+
+
+def test_the_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"ttgraph {ttgraph.__version__}\n"
 
 
 @pytest.mark.parametrize("data", ["g.npz", "r.toml"])
@@ -445,12 +459,18 @@ def test_config_without_a_file(here, capsys):
         ("train g.npz --fanout 5,0", "fanout must be counts"),
         ("train g.npz --seed -1", "seed must be from 0"),
         ("train g.npz --seed 99999999999999999999", "seed must be from 0"),
+        ("train g.npz --threads 0", "threads must be from 1 to "),
+        ("train g.npz --threads 100000", "16 for each core here, got 100000"),
+        ("rec train --threads 100000", "16 for each core here, got 100000"),
+        ("cnn train digits --threads 100000", "16 for each core here, got 100000"),
+        ("rec generate --seed -1", "seed must be from 0"),
         ("train g.npz --weight-decay -1", "weight_decay must be at least 0"),
         ("train g.npz --dropout nan", "dropout must be in [0, 1)"),
         ("train nope.npz", "nope.npz: no such file"),
         ("train nope", "no such file or folder"),
         ("train ogbn-arxvi", "did you mean ogbn-arxiv?"),
         ("train g.npz --dim 127", "embedding_dim=127 is prime and cannot be factored"),
+        ("train g.npz --dim 127", "take 128 or 126 (the flag --dim), or, in Python, col_factors=(1, 1, 127)"),
         ("train g.npz --row-factors 5,5,5", "row_factors (5, 5, 5) multiply to 125, fewer than"),
         ("train g.npz --row-factors 0,20,20", "row_factors must be positive"),
         ("train g.npz --split 1", "there is no split 1; it has 1 split, number 0"),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+import ttgraph
 from ttgraph.cli import cnn, generate, graph, rec, study
 from ttgraph.cli.config_file import take_config_file, underscored, with_settings
 from ttgraph.study import HomophilyConfig
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 on bad input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        print(f"ttgraph {ttgraph.__version__}")
+        return 0
     if words[:1] != ["prepare"]:  # whose arrays are larger than those of a step, and come once
         keep_freed_memory()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -125,7 +129,8 @@ def _parse_flags(words: list[str], settings: dict[str, Any], train_defaults: Cal
     return tyro.cli(
         one_of(graph.COMMANDS, words, *groups),
         prog="ttgraph",
-        description="Tensor trains: embeddings of the nodes of graphs and of recommendation models, and convolutions.",
+        description="Tensor trains: embeddings of the nodes of graphs and of recommendation models, and convolutions. "
+        "--version tells which version this is.",
         args=words,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
