@@ -31,6 +31,7 @@ from ttgraph.data import load_dataset, planted_hierarchy, write_ogb
 from ttgraph.graph import compatibility_matrix, edge_homophily, measure_homophily
 from ttgraph.order import NodeOrder
 from ttgraph.train import TrainConfig, engine
+from ttgraph.train.ranks import LostRankError, give_way
 
 SMALL = shlex.split("--hidden 8 --dim 8 --rank 2 --epochs 2 --layers 2")
 TRAIN = [*SMALL, "--row-factors", "balanced"]
@@ -124,6 +125,21 @@ def test_train_has_the_promised_flags(capsys):
         "--config FILE",
     ):
         assert choices in text
+
+
+def test_help_shows_the_defaults_of_what_it_is_asked_for(here, capsys, monkeypatch):
+    monkeypatch.setattr("ttgraph.data.load_dataset", lambda *args, **kwargs: pytest.fail("loaded"))
+    Path("own.toml").write_text(RECIPE + "[train]\nrank = 5\n")
+    for words, shown in (
+        ("", ("homophily-100k, of 100,000 nodes", "default: partition", "default: 1786,8,7")),
+        ("ogbn-arxiv", ("ogbn-arxiv, of 169,343 nodes", "default: partition", "default: 3024,8,7")),
+        ("g.npz", ("g.npz, of 200 nodes", "default: full", "default: 16,4,4", "default: node2vec")),
+        ("own.toml --depth 2", ("own.toml, of 300 nodes", "--rank INT TT rank. (default: 5)", "default: balanced")),
+        ("DATA", ("DATA, of unknown size, as if it were the smallest", "default: 16,4,1")),
+    ):
+        assert run("train", *words.split(), "-h") == 0
+        text = re.sub(r"[\s│]", "", capsys.readouterr().out)  # which may break anywhere
+        assert {part for part in shown if part.replace(" ", "") not in text} == set()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -569,6 +585,44 @@ def test_ogb_recipe_without_a_network(here, capsys, monkeypatch):
     for part in ("ttgraph: error: ogbn-arxiv", "Network is unreachable", "arxiv.zip", str(here / "cache/ogbn_arxiv")):
         assert part in sentence
     assert contents(here / "cache") == {}
+
+
+@pytest.mark.parametrize(
+    ("rank", "words", "waits", "message"),
+    [
+        (0, "train g.npz", [], "several processes train on a prepared graph"),
+        (1, "train g.npz", [5], "several processes train on a prepared graph"),
+        (1, "train g.npz --rnak 3", [5], "Unrecognized options: --rnak"),
+        (1, "train g.npz --rank 0", [5], "rank must be at least 1"),
+    ],
+)
+def test_of_several_processes_the_first_tells_what_is_wrong_with_all(
+    here, capsys, monkeypatch, rank, words, waits, message
+):
+    slept: list[float] = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        assert capsys.readouterr().err == ""
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, str(rank))
+    assert run(*words.split()) == 2
+    assert slept == waits
+    assert message in capsys.readouterr().err
+
+
+def test_what_ended_a_process_is_told_before_that_it_ended(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    give_way(ValueError())
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    give_way(LostRankError())
+    assert slept == sorted(slept)
+    assert slept[0] < slept[1]
 
 
 def test_other_runtime_errors_are_not_hidden(here, monkeypatch):

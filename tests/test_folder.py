@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -221,7 +222,10 @@ def test_errors_name_the_cure(folder, tmp_path, capsys, monkeypatch):
     path = str(folder.path)
     for words, message in (
         (["--batching", "full"], "neighbor or partition"),
-        (["--row-factors", "20,10,10"], "row_factors must be (10, 10, 20), as the folder was prepared, got (20, 10, 10)"),
+        (
+            ["--row-factors", "20,10,10"],
+            "row_factors must be (10, 10, 20), as the folder was",
+        ),
         (["--order", "random"], "order must be natural, as the folder was prepared, got random; leave it out"),
         (["--depth", "4"], "depth must be 3, as the folder was prepared, got 4"),
         (["--label-inputs"], "need a graph in memory"),
@@ -240,6 +244,15 @@ def test_info_takes_no_flag_that_it_does_nothing_of(folder, capsys, words):
     out, err = capsys.readouterr()
     assert out == ""
     assert f"leave out {words.split()[0]}, or" in err
+
+
+def test_help_shows_the_defaults_of_the_folder(folder, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(folder.path), "--help"])
+    assert stop.value.code == 0
+    text = re.sub(r"[\s│]", "", capsys.readouterr().out)  # which may break anywhere
+    for shown in ("default:neighbor", "default:10,10,20", "default:natural", "default:quotient"):
+        assert shown in text
 
 
 def test_items_are_made_ahead_and_errors_come_in_their_place():
