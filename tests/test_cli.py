@@ -23,11 +23,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ttgraph
 from ttgraph.cli import COMMANDS, main
+from ttgraph.cli.config_file import take_config_file, with_settings
+from ttgraph.compare import CompareConfig
 from ttgraph.data import load_dataset, planted_hierarchy, write_ogb
 from ttgraph.graph import compatibility_matrix, edge_homophily, measure_homophily
 from ttgraph.order import NodeOrder
 from ttgraph.train import TrainConfig, engine
+from ttgraph.train.ranks import LostRankError, give_way
 
 SMALL = shlex.split("--hidden 8 --dim 8 --rank 2 --epochs 2 --layers 2")
 TRAIN = [*SMALL, "--row-factors", "balanced"]
@@ -123,12 +127,40 @@ def test_train_has_the_promised_flags(capsys):
         assert choices in text
 
 
+def test_help_shows_the_defaults_of_what_it_is_asked_for(here, capsys, monkeypatch):
+    monkeypatch.setattr("ttgraph.data.load_dataset", lambda *args, **kwargs: pytest.fail("loaded"))
+    Path("own.toml").write_text(RECIPE + "[train]\nrank = 5\n")
+    for words, shown in (
+        ("", ("homophily-100k, of 100,000 nodes", "default: partition", "default: 1786,8,7")),
+        ("ogbn-arxiv", ("ogbn-arxiv, of 169,343 nodes", "default: partition", "default: 3024,8,7")),
+        ("g.npz", ("g.npz, of 200 nodes", "default: full", "default: 16,4,4", "default: node2vec")),
+        ("own.toml --depth 2", ("own.toml, of 300 nodes", "--rank INT TT rank. (default: 5)", "default: balanced")),
+        ("DATA", ("DATA, of unknown size, as if it were the smallest", "default: 16,4,1")),
+    ):
+        assert run("train", *words.split(), "-h") == 0
+        text = re.sub(r"[\s│]", "", capsys.readouterr().out)  # which may break anywhere
+        assert {part for part in shown if part.replace(" ", "") not in text} == set()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(capsys, command):
     assert run(command, "--help") == 0
     out = capsys.readouterr().out
     assert "<function" not in out
     assert "DATA" in out
+
+
+@pytest.mark.parametrize("command", ["compare", "study homophily"])
+def test_lists_name_all_that_they_may_hold(capsys, command):
+    assert run(*command.split(), "--help") == 0
+    text = capsys.readouterr().out
+    assert "--order {metis,multilevel,homophily,auto,rcm,random,natural},..." in text
+    assert "--init {spectral,quotient,hierarchical,orthogonal,gaussian,node2vec},..." in text
+
+
+def test_the_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"ttgraph {ttgraph.__version__}\n"
 
 
 @pytest.mark.parametrize("data", ["g.npz", "r.toml"])
@@ -177,6 +209,23 @@ def test_a_recipe_knows_better_and_flags_know_best(here, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run("train", "own.toml", "--rank", "6")
     assert (asked[0].hidden, asked[0].rank, asked[0].row_factors) == (24, 6, (10, 6, 5))
+
+
+@pytest.mark.parametrize("data", ["g.npz", "own.toml"])
+def test_a_depth_is_worth_more_than_recommended_row_factors(here, monkeypatch, data):
+    asked = []
+    monkeypatch.setattr("ttgraph.train.train", lambda config, data: asked.append(config) or 1 / 0)
+    Path("own.toml").write_text(RECIPE + "[train]\nrow-factors = [10, 6, 5]\n")
+    Path("run.toml").write_text("depth = 2\n")
+    for words, depth, factors in (
+        (["--depth", "4"], 4, None),
+        (["--config", "run.toml"], 2, None),
+        (["--depth", "4", "--config", "run.toml"], 4, None),
+        (["--depth", "4", "--row-factors", "20,20"], 4, (20, 20)),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            run("train", data, *words)
+        assert (asked[-1].depth, asked[-1].row_factors) == (depth, factors)
 
 
 def test_row_factors_are_chosen_and_a_choice_cut_short_goes_on(here, monkeypatch):
@@ -353,6 +402,13 @@ def test_yaml_config_of_a_comparison(here):
     assert names == ["TT rank 2, natural, 10x5x4, gaussian", "TT rank 2, natural, 8x5x5, gaussian"]
 
 
+@pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "+.1E-2", "0.001", "1.e-3"])
+def test_yaml_config_takes_numbers_as_flags_do(here, number):
+    Path("run.yaml").write_text(f"lr: {number}\nlr_cores: [{number}, 2]\n")
+    _, settings = take_config_file(["compare", "--config", "run.yaml"])
+    assert with_settings(CompareConfig, settings, dict) == {"lr": 0.001, "lr_cores": (0.001, 2)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -386,6 +442,7 @@ def test_bad_config_file(here, capsys, text, message):
     ("name", "content", "message"),
     [
         ("run.yaml", b"rank: [1", "run.yaml is broken"),
+        ("run.yaml", b"lr: '1e-3'", "lr to '1e-3'; it must be a number"),
         ("run.yaml", b"- 3", "must hold names and values, got list"),
         ("run.yaml", b"", "must hold names and values, got NoneType"),
         ("run.toml", b"\xff\xfe\x00", "cannot read the config file run.toml"),
@@ -418,12 +475,18 @@ def test_config_without_a_file(here, capsys):
         ("train g.npz --fanout 5,0", "fanout must be counts"),
         ("train g.npz --seed -1", "seed must be from 0"),
         ("train g.npz --seed 99999999999999999999", "seed must be from 0"),
+        ("train g.npz --threads 0", "threads must be from 1 to "),
+        ("train g.npz --threads 100000", "16 for each core here, got 100000"),
+        ("rec train --threads 100000", "16 for each core here, got 100000"),
+        ("cnn train digits --threads 100000", "16 for each core here, got 100000"),
+        ("rec generate --seed -1", "seed must be from 0"),
         ("train g.npz --weight-decay -1", "weight_decay must be at least 0"),
         ("train g.npz --dropout nan", "dropout must be in [0, 1)"),
         ("train nope.npz", "nope.npz: no such file"),
         ("train nope", "no such file or folder"),
         ("train ogbn-arxvi", "did you mean ogbn-arxiv?"),
         ("train g.npz --dim 127", "embedding_dim=127 is prime and cannot be factored"),
+        ("train g.npz --dim 127", "take 128 or 126 (the flag --dim), or, in Python, col_factors=(1, 1, 127)"),
         ("train g.npz --row-factors 5,5,5", "row_factors (5, 5, 5) multiply to 125, fewer than"),
         ("train g.npz --row-factors 0,20,20", "row_factors must be positive"),
         ("train g.npz --split 1", "there is no split 1; it has 1 split, number 0"),
@@ -522,6 +585,44 @@ def test_ogb_recipe_without_a_network(here, capsys, monkeypatch):
     for part in ("ttgraph: error: ogbn-arxiv", "Network is unreachable", "arxiv.zip", str(here / "cache/ogbn_arxiv")):
         assert part in sentence
     assert contents(here / "cache") == {}
+
+
+@pytest.mark.parametrize(
+    ("rank", "words", "waits", "message"),
+    [
+        (0, "train g.npz", [], "several processes train on a prepared graph"),
+        (1, "train g.npz", [5], "several processes train on a prepared graph"),
+        (1, "train g.npz --rnak 3", [5], "Unrecognized options: --rnak"),
+        (1, "train g.npz --rank 0", [5], "rank must be at least 1"),
+    ],
+)
+def test_of_several_processes_the_first_tells_what_is_wrong_with_all(
+    here, capsys, monkeypatch, rank, words, waits, message
+):
+    slept: list[float] = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        assert capsys.readouterr().err == ""
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, str(rank))
+    assert run(*words.split()) == 2
+    assert slept == waits
+    assert message in capsys.readouterr().err
+
+
+def test_what_ended_a_process_is_told_before_that_it_ended(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    give_way(ValueError())
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    give_way(LostRankError())
+    assert slept == sorted(slept)
+    assert slept[0] < slept[1]
 
 
 def test_other_runtime_errors_are_not_hidden(here, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -55,12 +56,14 @@ def write_folder(path, data, order):
 def folder(tmp_path_factory):
     data = planted_hierarchy(2000, branching=(10, 10), level_shares=(0.3, 0.7), num_classes=5, train_fraction=0.3)
     # As good an order as there is: that of the planted blocks.
-    order = NodeOrder.from_new_to_old(torch.argsort(data.block[:, 1], stable=True), FACTORS, "planted")
+    order = NodeOrder.from_new_to_old(torch.argsort(data.block[:, 1], stable=True), FACTORS, "natural")
     return write_folder(tmp_path_factory.mktemp("graphs") / "folder", data, order)
 
 
 def config_of(folder, **settings):
-    return TrainConfig.recommended_on_disk(folder.header.row_factors, data=str(folder.path), **SMALL | settings)
+    return TrainConfig.recommended_on_disk(
+        folder.header.row_factors, folder.header.order, data=str(folder.path), **SMALL | settings
+    )
 
 
 def wait_for(path, seconds=60):
@@ -93,6 +96,7 @@ def job(*words):
     printed = [process.communicate(timeout=120) for process in processes]
     for process, (_, told) in zip(processes, printed, strict=True):
         assert process.returncode == 0, told
+        assert "Warning" not in told
     return [out for out, _ in printed]
 
 
@@ -223,7 +227,12 @@ def test_errors_name_the_cure(folder, tmp_path, capsys, monkeypatch):
     path = str(folder.path)
     for words, message in (
         (["--batching", "full"], "neighbor or partition"),
-        (["--row-factors", "20,10,10"], "leave them out"),
+        (
+            ["--row-factors", "20,10,10"],
+            "row_factors must be (10, 10, 20), as the folder was",
+        ),
+        (["--order", "random"], "order must be natural, as the folder was prepared, got random; leave it out"),
+        (["--depth", "4"], "depth must be 3, as the folder was prepared, got 4"),
         (["--label-inputs"], "need a graph in memory"),
         (["--shards", "5000"], "larger batches"),
     ):
@@ -232,6 +241,23 @@ def test_errors_name_the_cure(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", "csbm-20k", "--out", str(tmp_path / "run")]) == 2
     assert "ttgraph prepare csbm-20k" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--order metis", "--split 1", "--row-factors 5,5 --check", "--out nowhere/out"])
+def test_info_takes_no_flag_that_it_does_nothing_of(folder, capsys, words):
+    assert main(["info", str(folder.path), *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"leave out {words.split()[0]}, or" in err
+
+
+def test_help_shows_the_defaults_of_the_folder(folder, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(folder.path), "--help"])
+    assert stop.value.code == 0
+    text = re.sub(r"[\s│]", "", capsys.readouterr().out)  # which may break anywhere
+    for shown in ("default:neighbor", "default:10,10,20", "default:natural", "default:quotient"):
+        assert shown in text
 
 
 def test_items_are_made_ahead_and_errors_come_in_their_place():

@@ -221,7 +221,7 @@ def _balanced_col_factors(dim: int, depth: int) -> tuple[int, ...]:
     if len(primes) == 1 and dim >= 2**depth:
         raise ValueError(
             f"embedding_dim={dim} is prime and cannot be factored into {depth} column factors; take {dim + 1} or "
-            f"{dim - 1}, or pass col_factors={(1,) * (depth - 1) + (dim,)}"
+            f"{dim - 1} (the flag --dim), or, in Python, col_factors={(1,) * (depth - 1) + (dim,)}"
         )
     options = {(1,) * depth}
     for prime in primes:

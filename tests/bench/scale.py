@@ -56,6 +56,7 @@ def main() -> None:
     graph = GraphFolder.open(arguments.folder)
     config = TrainConfig.recommended_on_disk(
         graph.header.row_factors,
+        graph.header.order,
         data=str(arguments.folder),
         hidden=arguments.hidden,
         fanout=tuple(map(int, arguments.fanout.split(","))),

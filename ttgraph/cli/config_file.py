@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,15 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+class _YAML(yaml.SafeLoader):
+    """YAML whose numbers are those of version 1.2, as TOML's and the flags': for 1.1, 1e-3 and 1.0e3 are texts."""
+
+
+_YAML.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def take_config_file(words: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -73,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"cannot read the config file {path}: {reason}") from error
     try:
-        settings = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        settings = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=_YAML)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"the config file {path} is broken: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ def run_info(config: InfoConfig) -> None:
     from ttgraph.graph import measure_homophily
 
     if is_graph_folder(config.data):
+        _refuse_measures(config)
         graph = GraphFolder.open(config.data)
         show_folder(graph)
         if config.check:
@@ -97,6 +98,17 @@ def run_info(config: InfoConfig) -> None:
     _print_sizes(shapes, found.get("captured_energy"))
     if config.out is not None:
         _write_info(config.out, found, degrees)
+
+
+def _refuse_measures(config: InfoConfig) -> None:
+    """Refuse what a graph in memory is measured by, of one that is not loaded."""
+    given = [f.name for f in fields(config) if f.name not in ("data", "check") and getattr(config, f.name) != f.default]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            f"a prepared graph is shown and checked as it is; leave out {flags}, or pass what the folder was prepared "
+            "from"
+        )
 
 
 def _measure_order(config: InfoConfig, data: Data, shapes: Sequence[TTShape]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from ttgraph.cli.output import check_new_file, print_rows, print_summary, with_folder
 from ttgraph.data.planted_clicks import KAGGLE_TABLE_SIZES, IdOrder
 from ttgraph.rec import CompareRecConfig, RecConfig
+from ttgraph.train.config import check_seed
 
 # Rows of the largest tables of a small log.
 _SMALL = 100_000
@@ -34,6 +35,9 @@ class GenerateConfig:
     """AUC of the true click probabilities, the best that a model can reach."""
     seed: int = 0
     """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 def run_train(config: RecConfig) -> None:

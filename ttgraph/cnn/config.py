@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from ttgraph.models.resnet import Layers, ResNetName
 from ttgraph.nn.weights import Format
-from ttgraph.train.config import check_at_least, check_seed
+from ttgraph.train.config import check_at_least, check_seed, check_threads
 
 ImagesName = Annotated[Positional[str], arg(metavar="DATA")]
 Augment = Literal["auto", "none", "shift", "shift+flip"]
@@ -79,7 +79,8 @@ class CNNConfig:
     """Go on from what is in the results folder."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "width", "epochs", "patience", "batch_size", "threads")
+        check_at_least(self, 1, "width", "epochs", "patience", "batch_size")
+        check_threads(self.threads)
         check_at_least(self, 0, "split_seed", "weight_decay")
         check_seed(self.seed)
         if not self.lr > 0:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args
 from ttgraph.train.config import InitName, Ints, NodeConfig, OrderName, TrainConfig, comma_separated
 from ttgraph.train.embedding import plan_shape
 
-Orders = Annotated[tuple[OrderName, ...], comma_separated(str, "ORDER")]
-Inits = Annotated[tuple[InitName, ...], comma_separated(str, "INIT")]
+Orders = Annotated[tuple[OrderName, ...], comma_separated(str, f"{{{','.join(get_args(OrderName))}}}")]
+Inits = Annotated[tuple[InitName, ...], comma_separated(str, f"{{{','.join(get_args(InitName))}}}")]
 Floats = Annotated[tuple[float, ...], comma_separated(float, "FLOAT")]
 
 # A dense table from noise, and the best start that is known for one.
@@ -28,11 +28,11 @@ class CompareConfig(NodeConfig):
     """
 
     order: Orders = ("metis", "random")
-    """Orders of the nodes to compare: metis, homophily, auto, rcm, random, natural."""
+    """Orders of the nodes to compare."""
     row_factors: tuple[Ints, ...] = ()
     """Shapes to compare, such as 1024,13,13 56,56,54; the balanced one by default."""
     init: Inits = ("spectral", "gaussian")
-    """Starts of the tensor trains to compare: spectral, hierarchical, orthogonal, gaussian, node2vec."""
+    """Starts of the tensor trains to compare."""
     lr_cores: Floats = (0.01,)
     """Learning rates of the embedding to choose from."""
     init_std: Floats = ()

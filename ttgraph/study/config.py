@@ -68,9 +68,9 @@ class HomophilyConfig:
     rank: Ints = (4, 16)
     """TT ranks."""
     order: Orders = ("metis", "homophily", "random")
-    """Orders of the nodes: metis, homophily, auto, rcm, random, natural."""
+    """Orders of the nodes."""
     init: Inits = ("spectral", "orthogonal", "gaussian")
-    """Starts of the tensor trains: spectral, hierarchical, orthogonal, gaussian, node2vec."""
+    """Starts of the tensor trains."""
     seeds: int = 3
     """Graphs of each homophily."""
     generator: GeneratorName = "planted-hierarchy"

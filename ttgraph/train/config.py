@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def comma_separated(
 # and their digits; the first digits of a smaller graph.
 _LARGE, _PART, _WITHIN_PART, _FEW_PARTS = 50_000, 56, (8, 7), (16, 4)
 _NODES_PER_BATCH = 20_000
+_THREADS_PER_CORE = 16
 
 DataName = Annotated[Positional[str], arg(metavar="DATA")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "INT")]
@@ -121,7 +123,8 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         counts = ("layers", "hidden", "heads", "dim", "rank", "epochs", "patience", "eval_every", "batch_size")
-        check_at_least(self, 1, *counts, "num_batches", "threads", "max_params")
+        check_at_least(self, 1, *counts, "num_batches", "max_params")
+        check_threads(self.threads)
         check_at_least(self, 2, "depth")
         check_at_least(self, 0, "weight_decay")
         for name in ("dropout", "warmup"):
@@ -184,7 +187,7 @@ class TrainConfig(NodeConfig):
 
         Args:
             num_nodes: Number of nodes of the graph.
-            **settings: Fields that are known better.
+            **settings: Fields that are known better. A depth is one: row factors of another number are balanced.
 
         Source: the section on accuracy of tests/bench/RESULTS.md.
 
@@ -199,21 +202,25 @@ class TrainConfig(NodeConfig):
         else:
             best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=30)
             best |= dict(num_batches=max(8, num_nodes // _NODES_PER_BATCH), hidden=256, lr=0.005)
+        if settings.get("depth", cls.depth) != len(best["row_factors"]):
+            del best["row_factors"]
         return cls(**best | settings)
 
     @classmethod
-    def recommended_on_disk(cls, row_factors: tuple[int, ...], **settings: Any) -> TrainConfig:
+    def recommended_on_disk(cls, row_factors: tuple[int, ...], order: str, **settings: Any) -> TrainConfig:
         """Settings for a prepared graph: what ``ttgraph train DIR`` takes where no flag says else.
 
         Args:
             row_factors: The digits of its order.
+            order: How that was made.
             **settings: Fields that are known better.
 
         Example:
-            >>> TrainConfig.recommended_on_disk((480, 500, 500)).batching
+            >>> TrainConfig.recommended_on_disk((480, 500, 500), "metis").batching
             'neighbor'
         """
-        best: dict[str, Any] = dict(batching="neighbor", init="quotient", epochs=10, lr=0.003, row_factors=row_factors)
+        best: dict[str, Any] = dict(batching="neighbor", init="quotient", epochs=10, lr=0.003)
+        best |= dict(order=order, row_factors=row_factors, depth=len(row_factors))
         return cls(**best | settings)
 
     def __post_init__(self) -> None:
@@ -248,6 +255,17 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more CPU threads than a machine can start; they are of no use far below that.
+
+    Raises:
+        ValueError: If there are too many, or none.
+    """
+    most = _THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise ValueError(f"threads must be from 1 to {most}, {_THREADS_PER_CORE} for each core here, got {threads}")
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import Callable
@@ -27,6 +28,11 @@ from ttgraph.train.ranks import Ranks
 from ttgraph.train.results import check_settings, prepare_folder, write_run
 from ttgraph.train.schedule import Progress
 from ttgraph.train.shards import Shard, ShardedBatches, with_shards
+
+# Whether a forward pass takes the first process's buffers: torch 2.13 has another name for it, and warns of the former.
+_SYNC_BUFFERS = "forward_sync_buffers"
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
 
 
 @dataclass(frozen=True)
@@ -133,11 +139,14 @@ def _check(config: TrainConfig, graph: GraphFolder) -> None:
         )
     if config.split != 0:
         raise ValueError(f"a prepared graph has 1 split, number 0; there is no split {config.split}")
-    if config.row_factors != graph.header.row_factors:
-        raise ValueError(
-            f"row_factors must be those of the folder's order, {graph.header.row_factors}, got {config.row_factors}; "
-            "leave them out, or prepare the graph with others"
-        )
+    factors = graph.header.row_factors
+    for name, wanted in (("order", graph.header.order), ("depth", len(factors)), ("row_factors", factors)):
+        given = getattr(config, name)
+        if given != wanted:
+            raise ValueError(
+                f"{name} must be {wanted}, as the folder was prepared, got {given}; leave it out, or prepare the graph "
+                "with another"
+            )
 
 
 def _settled(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, bool]:
@@ -178,7 +187,8 @@ def sharded_backward(
     shared: NodeClassifier | DistributedDataParallel = model
     if ranks.size > 1:
         ids = None if device.type == "cpu" else [device]
-        shared = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
+        shared = DistributedDataParallel(model, device_ids=ids, **options)
     pause = shared.no_sync if isinstance(shared, DistributedDataParallel) else contextlib.nullcontext
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,9 @@ T = TypeVar("T")
 # How long a process waits for the others: as long as one may read, order or save alone. A process that dies is
 # noticed at once, by its closed connection.
 _PATIENCE = timedelta(minutes=30)
+
+# Seconds that an error waits for those that say more.
+_GIVE_WAY, _GIVE_MORE_WAY = 5.0, 10.0
 
 
 class LostRankError(ValueError):
@@ -93,6 +97,26 @@ class Ranks:
 def num_processes() -> int:
     """How many processes torchrun started for the job; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first_here() -> bool:
+    """Whether this process is the first of the job on its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def give_way(error: BaseException) -> None:
+    """Wait before an error is told, until the processes have spoken that have more to say.
+
+    One process that has failed is enough for torchrun to end them all. So of an error that all of a machine share only
+    the first tells; one that another has alone is told a little later; and that another process has ended, last.
+
+    Args:
+        error: What is to be told.
+    """
+    if isinstance(error, LostRankError):
+        time.sleep(_GIVE_MORE_WAY)
+    elif not first_here():
+        time.sleep(_GIVE_WAY)
 
 
 def speaks() -> bool:
