@@ -157,7 +157,7 @@ def test_the_same_words_write_the_same_bytes():
         ("preferential-attachment --nodes 1000 --mean-degree 1000", "mean_degree must be 0 to 999"),
         ("preferential-attachment --power 3", "--power"),
         ("lfr --mu 2", "mu must be 0 to"),
-        ("lfr --train-fraction 0", "train_fraction and val_fraction must be positive"),
+        ("lfr --train-fraction 0", "train_fraction and val_fraction must both be positive"),
         ("lfr --format csv", "--format"),
         ("lfr --out there.npz", "there.npz exists; choose another file"),
         ("lfr --out there --format ogb", "there exists; choose another file"),
