@@ -747,3 +747,13 @@ def test_ctrl_c_says_where_it_stopped_and_how_to_resume(here):
     _, metadata = engine.read_tensors(Path("run/checkpoint.safetensors"))
     assert metadata["progress"]["epoch"] == int(found[1])
     assert out == ""
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_threads_that_wait_soon_sleep_unless_the_user_says_else(given):
+    code = "import os, sys, ttgraph; early = 'torch' not in sys.modules; import ttgraph.cli; "
+    code += "print(early, os.environ['GOMP_SPINCOUNT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["True", given or "1000"]
