@@ -86,33 +86,17 @@ register_reference("attend_backward", reference.attend_backward)
 
 @torch.library.register_fake("ttgraph::attend")
 def _(
-    x: Tensor,
-    source_scores: Tensor,
-    row_scores: Tensor,
-    factors: Tensor | None,
-    matrix: Sequence[Tensor],
-    transposed: Sequence[Tensor],
-    slope: float,
+    x: Tensor, source_scores: Tensor, row_scores: Tensor, factors: Tensor | None, matrix: Sequence[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor]:
-    num_rows = matrix[0].shape[0] - 1
     wide = torch.promote_types(x.dtype, torch.float32)
-    return x.new_empty((num_rows, *x.shape[1:])), x.new_empty((num_rows, x.shape[1]), dtype=wide)
+    return x.new_empty((matrix[0].shape[0] - 1, *x.shape[1:])), row_scores.new_empty(row_scores.shape, dtype=wide)
 
 
 @torch.library.register_fake("ttgraph::attend_backward")
 def _(
-    grad: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    x: Tensor,
-    source_scores: Tensor,
-    row_scores: Tensor,
-    factors: Tensor | None,
-    matrix: Sequence[Tensor],
-    transposed: Sequence[Tensor],
-    slope: float,
+    grad: Tensor, out: Tensor, logsumexp: Tensor, x: Tensor, source_scores: Tensor, row_scores: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(part.new_empty(part.shape) for part in (x, source_scores, row_scores))  # type: ignore[return-value]
+    return x.new_empty(x.shape), source_scores.new_empty(source_scores.shape), row_scores.new_empty(row_scores.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -80,7 +80,7 @@ def attend(
     most = torch.zeros_like(hearers).scatter_reduce(0, index, logits, "amax", include_self=False)
     total = torch.zeros_like(most).index_add(0, rows, (logits - most[rows]).exp())
     logsumexp = torch.where(total > 0, most + total.log(), 0)
-    shares = _shares(logits, logsumexp[rows], factors)
+    shares = _kept((logits - logsumexp[rows]).exp(), factors)
     return _sums(wide, matrix, shares).to(x.dtype), logsumexp
 
 
@@ -116,8 +116,8 @@ def attend_backward(
     wide_grad, wide, wide_out, sources, hearers = widen([grad, x, out, source_scores, row_scores])
     neighbours = matrix[1]
     rows, logits = _edge_scores(sources, hearers, matrix, slope)
-    shares = _shares(logits, logsumexp[rows], None)
-    kept = shares if factors is None else shares * factors
+    shares = (logits - logsumexp[rows]).exp()
+    kept = _kept(shares, factors)
     dots = [(wide_grad[rows, h] * wide[neighbours, h]).sum(dim=1) for h in range(x.shape[1])]
     inner = (wide_grad * wide_out).sum(dim=2)
     rises = torch.where(logits > 0, 1.0, slope)
@@ -128,17 +128,21 @@ def attend_backward(
     return x_grad.to(x.dtype), source_grad.to(x.dtype), row_grad.to(x.dtype)
 
 
+def _rows(offsets: Tensor) -> Tensor:
+    """The row of each edge."""  # (num_edges,)
+    return torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff())
+
+
 def _edge_scores(
     source_scores: Tensor, row_scores: Tensor, matrix: Sequence[Tensor], slope: float
 ) -> tuple[Tensor, Tensor]:
     """The row of each edge, and its rectified score."""  # (num_edges,), (num_edges, heads)
     offsets, neighbours = matrix
-    rows = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff())
+    rows = _rows(offsets)
     return rows, torch.nn.functional.leaky_relu(source_scores[neighbours] + row_scores[rows], slope)
 
 
-def _shares(logits: Tensor, logsumexp: Tensor, factors: Tensor | None) -> Tensor:
-    shares = (logits - logsumexp).exp()
+def _kept(shares: Tensor, factors: Tensor | None) -> Tensor:
     return shares if factors is None else shares * factors
 
 
@@ -160,7 +164,7 @@ def transpose(offsets: Tensor, neighbours: Tensor, num_sources: int) -> tuple[Te
     Returns:
         Where each column's entries begin, their rows, and their places, as of ``ops.transpose``.
     """
-    rows = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff())
+    rows = _rows(offsets)
     entries = torch.argsort(neighbours, stable=True)
     new_offsets = offsets.new_zeros(num_sources + 1)
     torch.cumsum(torch.bincount(neighbours, minlength=num_sources), 0, out=new_offsets[1:])
