@@ -120,7 +120,7 @@ def attend_backward(
     kept = _kept(shares, factors)
     dots = [(wide_grad[rows, h] * wide[neighbours, h]).sum(dim=1) for h in range(x.shape[1])]
     inner = (wide_grad * wide_out).sum(dim=2)
-    rises = torch.where(logits > 0, 1.0, slope)
+    rises = torch.where(logits > 0, torch.ones_like(logits), slope)  # of two numbers it would make float32
     edge_grad = (kept * torch.stack(dots, dim=1) - shares * inner[rows]) * rises
     x_grad = _sums(wide_grad, transposed, kept[transposed[2]])
     source_grad = torch.zeros_like(sources).index_add(0, neighbours, edge_grad)
