@@ -37,7 +37,7 @@ class SplitShape:
     Example:
         >>> shape = SplitShape.plan(256, 256, (3, 3), compression=10)
         >>> shape.ranks, round(shape.compression, 1)
-        ((64, 48), 10.4)
+        ((48, 64), 10.4)
     """
 
     in_shape: TTShape
@@ -152,7 +152,8 @@ class SplitShape:
                 f"even rank 1 needs {least} parameters for {in_channels} x {out_channels} channels and a kernel of "
                 f"{entries}, compression={compression:g} allows {int(budget)}; lower it, or leave this layer dense"
             )
-        return max(fitting, key=lambda shape: (min(shape.ranks), shape.num_params, shape.ranks[0]))
+        # Of two alike the narrower one first: strides then pay on fewer channels, and so does computing images again.
+        return max(fitting, key=lambda shape: (min(shape.ranks), shape.num_params, -shape.ranks[0]))
 
 
 def _aligned(most: int) -> Iterator[int]:

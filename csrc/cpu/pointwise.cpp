@@ -5,8 +5,9 @@
 
 namespace ttgraph {
 
-// Rows at a time: they, their gradients and the products stay in the first-level cache, or near it.
-constexpr int64_t kRows = 32;
+// Rows at a time: they, their gradients and the products stay in the caches of one core, and the sums over
+// rows are read and written once for so many of them.
+constexpr int64_t kRows = 128;
 
 struct PointwiseShape {
   int64_t num_rows, in, out;
@@ -107,14 +108,17 @@ Tensor pointwise(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   return result;
 }
 
+// Columns of the widest tile of a product.
+constexpr int64_t kTile = 32;
+
 // The sums over all rows that make up the gradients of weight and bias: one copy a thread, added in order.
 template <class T>
 class PointwiseSums {
  public:
-  // Vectors go along the longer side of the weight.
+  // Vectors go along the shorter side of the weight, whose rows lie closer together, if it fills a tile.
   PointwiseSums(const PointwiseShape& shape, bool with_bias, int64_t shares)
       : shape_(shape),
-        wide_(shape.in > shape.out),
+        along_in_(std::min(shape.in, shape.out) < kTile ? shape.in > shape.out : shape.in < shape.out),
         weight_(shape.in * shape.out),
         size_(weight_ + (with_bias ? shape.out : 0)),
         shares_(shares),
@@ -125,7 +129,7 @@ class PointwiseSums {
   void add(int64_t share, int64_t count, const T* x, const T* grad) {
     T* const own = sums_.get() + share * size_;
     const auto [in, out] = std::pair(shape_.in, shape_.out);
-    if (wide_)
+    if (along_in_)
       arithmetic<T>().gemm(out, in, count, grad, 1, out, x, in, own, in, true);
     else
       arithmetic<T>().gemm(in, out, count, x, 1, in, grad, out, own, out, true);
@@ -140,16 +144,26 @@ class PointwiseSums {
     for (int64_t share = 1; share < shares_; ++share)
       arithmetic<T>().add_blocks(&total, 1, 1, size_, total + share * size_, size_);
     T* const to = static_cast<T*>(weight_grad.mutable_data_ptr());
-    for (int64_t i = 0; i < shape_.in; ++i)
-      for (int64_t j = 0; j < shape_.out; ++j)
-        to[i * shape_.out + j] = total[wide_ ? j * shape_.in + i : i * shape_.out + j];
+    if (along_in_)
+      transpose(total, to);
+    else
+      std::memcpy(to, total, weight_ * sizeof(T));
     if (size_ > weight_)
       std::memcpy(bias_grad.mutable_data_ptr(), total + weight_, (size_ - weight_) * sizeof(T));
   }
 
  private:
+  // (out, in) -> (in, out), a few rows at a time, so that what is read of a line is used at once.
+  void transpose(const T* from, T* to) const {
+    constexpr int64_t few = 16;
+    for (int64_t begin = 0; begin < shape_.in; begin += few)
+      for (int64_t j = 0; j < shape_.out; ++j)
+        for (int64_t i = begin; i < std::min(begin + few, shape_.in); ++i)
+          to[i * shape_.out + j] = from[j * shape_.in + i];
+  }
+
   const PointwiseShape& shape_;
-  bool wide_;
+  bool along_in_;
   int64_t weight_, size_, shares_;
   std::unique_ptr<T[]> sums_;
 };

@@ -51,11 +51,13 @@ class Step:
         return torch.autograd.grad(factors, list(self.layer.parameters()), [torch.ones_like(f) for f in factors])
 
     def kept(self) -> float:
-        """Numbers of all images kept for the backward pass, over those of the input; weights are smaller."""
+        """Numbers of all images kept for the backward pass, over those of the input."""
         sizes: dict[int, int] = {}
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self.layer.parameters()}
 
         def pack(tensor: Tensor) -> Tensor:
-            if tensor.numel() % (len(self.x) * self.pixels) == 0:
+            is_images = tensor.numel() % (len(self.x) * self.pixels) == 0  # of other weights none is as large
+            if is_images and tensor.untyped_storage().data_ptr() not in parameters:
                 sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
             return tensor
 
