@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ttgraph.cnn.config import Augment
 from ttgraph.data import ImageData
+from ttgraph.train.seeds import seed_of_epoch
 
 # Images a batch where nothing has to be kept for a gradient.
 _EVAL_BATCH = 512
@@ -42,7 +43,7 @@ class ImageBatches:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of epoch ``number``."""  # (B, channels, height, width) float32, (B,) int64
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(seed_of_epoch(self._seed, number))
         order = self._data.train[torch.randperm(self.units_per_epoch, generator=generator)]
         # As many images in each: normalisation over a last batch of one image would fail, or learn nonsense.
         for indices in order.tensor_split(len(self)):

@@ -20,6 +20,7 @@ from ttgraph.train.engine import fit
 from ttgraph.train.machine import peak_memory_mb, usable_device
 from ttgraph.train.results import check_settings, prepare_folder, write_run
 from ttgraph.train.schedule import Progress, Schedule
+from ttgraph.train.seeds import drawn_from
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,7 @@ def build_model(config: CNNConfig, data: ImageData) -> ResNet:
     }
     if config.width is not None:
         options["width"] = config.width
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)  # and none of a GPU, as torch.manual_seed would
+    with drawn_from(config.seed):
         return make_resnet(config.model, data.num_classes, data.channels, **options)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ttgraph.data import ClickBatch, ClickLog
 from ttgraph.models import DLRM
+from ttgraph.train.seeds import seed_of_epoch
 
 # Rows a batch where nothing has to be kept for a gradient.
 _EVAL_BATCH = 8192
@@ -42,7 +43,8 @@ class ClickBatches:
         """The batches of part ``number`` of all parts of all epochs."""
         part = number % self.parts
         begin, end = (self._steps * place // self.parts * self._batch_size for place in (part, part + 1))
-        return self._log.batches(self._rows[begin:end], self._batch_size, shuffle_seed=self._seed * 1_000_003 + number)
+        seed = seed_of_epoch(self._seed, number)
+        return self._log.batches(self._rows[begin:end], self._batch_size, shuffle_seed=seed)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from ttgraph.models import DLRM
 from ttgraph.nn import TTEmbeddingBag
 from ttgraph.rec.config import RecConfig
 from ttgraph.rec.together import Together
+from ttgraph.train.seeds import drawn_from
 
 # A dense gradient of so few rows costs less than a sparse one; for Adagrad and SGD they are the same, and Adam goes on
 # moving rows that are not in a batch, as it does for everything else.
@@ -31,8 +32,7 @@ def build_model(config: RecConfig, log: ClickLog) -> DLRM:
         ValueError: If the budget is too small.
     """
     ranks = config.ranks(log.table_sizes)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)  # and none of a GPU, as torch.manual_seed would
+    with drawn_from(config.seed):
         return DLRM(
             log.num_dense,
             # Names of a log may be anything, those of modules may not.

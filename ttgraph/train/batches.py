@@ -17,6 +17,7 @@ from ttgraph.models import LabelInputs, ModelName, adjacency
 from ttgraph.ops import Adjacency
 from ttgraph.sampling import CSRNeighborSampler, PartitionBatch, partition_batches, seed_batches
 from ttgraph.train.config import TrainConfig
+from ttgraph.train.seeds import seed_of_epoch
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class PartitionBatches:
     def epoch(self, number: int) -> Iterator[NodeBatch]:
         """The groups of epoch ``number``; a group without a node to learn from is left out."""
         mask, x = self._supervision.epoch(number)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(seed_of_epoch(self._seed, number))
         for part in partition_batches(
             self._csr, self._row_factors, parts_per_batch=self._parts_per_batch, generator=generator
         ):
@@ -172,7 +173,7 @@ class NeighborBatches:
     def epoch(self, number: int) -> Iterator[NodeBatch]:
         """The batches of epoch ``number``."""
         mask, x = self._supervision.epoch(number)
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(seed_of_epoch(self._config.seed, number))
         for seeds in seed_batches(mask.nonzero().flatten(), self._config.batch_size, generator=generator):
             batch = neighborhood(self._csr, self._supervision.y, self._config, seeds, number)
             assert batch.node_ids is not None

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from ttgraph.files import append, replacing
 from ttgraph.train.checkpoint import CheckpointError, pack, read_tensors, unpack, write_tensors
-from ttgraph.train.machine import own_random_numbers, seed_random_numbers
 from ttgraph.train.ranks import Ranks
 from ttgraph.train.schedule import Progress, Schedule
+from ttgraph.train.seeds import own_random_numbers, seed_of_epoch, seed_random_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _train_epoch(
     epoch: int,
     bar: tqdm,
 ) -> dict[str, float]:
-    seed_random_numbers(schedule.seed * 1_000_003 + epoch, _devices(model))
+    seed_random_numbers(seed_of_epoch(schedule.seed, epoch), _devices(model))
     model.train()
     begin, waited, losses = time.perf_counter(), 0.0, []
     for number, (batch, seconds) in enumerate(_timed(iter(batches.epoch(epoch)))):

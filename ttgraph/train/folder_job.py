@@ -22,11 +22,12 @@ from ttgraph.train.config import TrainConfig, plain
 from ttgraph.train.embedding import build_embedding, plan_shape
 from ttgraph.train.engine import fit
 from ttgraph.train.evaluation import Evaluation, make_evaluation
-from ttgraph.train.machine import peak_memory_mb, products_in, seed_random_numbers, usable_device
+from ttgraph.train.machine import peak_memory_mb, products_in, usable_device
 from ttgraph.train.node_job import make_model, make_optimizer, make_schedule, sizes
 from ttgraph.train.ranks import Ranks
 from ttgraph.train.results import check_settings, prepare_folder, write_run
 from ttgraph.train.schedule import Progress
+from ttgraph.train.seeds import seed_random_numbers
 from ttgraph.train.shards import Shard, ShardedBatches, with_shards
 
 # Whether a forward pass takes the first process's buffers: torch 2.13 has another name for it, and warns of the former.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 
 import torch
 
@@ -25,29 +23,6 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} is not usable here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def own_random_numbers(devices: Iterable[torch.device]) -> AbstractContextManager[None]:
-    """Within it, a job seeds random numbers; after it, the caller's go on as if nothing had been.
-
-    Args:
-        devices: Where the job draws some, besides the CPU.
-    """
-    return torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"])
-
-
-def seed_random_numbers(seed: int, devices: Iterable[torch.device]) -> None:
-    """As ``torch.manual_seed``, which would seed every GPU of the caller, for the CPU and some devices.
-
-    Args:
-        seed: The seed.
-        devices: Which, besides the CPU.
-    """
-    torch.default_generator.manual_seed(seed)
-    for device in devices:
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
 
 
 def products_in(precision: str, device: torch.device) -> torch.autocast:

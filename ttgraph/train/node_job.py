@@ -28,6 +28,7 @@ from ttgraph.train.metric import check_metric, score, score_by_degree
 from ttgraph.train.ranks import num_processes
 from ttgraph.train.results import Result, check_settings, prepare_folder, write_result
 from ttgraph.train.schedule import Schedule
+from ttgraph.train.seeds import drawn_from
 from ttgraph.train.shape_search import choose_row_factors
 from ttgraph.train.smoothing import best_smoothing
 
@@ -201,8 +202,7 @@ def make_model(config: TrainConfig, embedding: nn.Module | None, num_columns: in
     """The network on top of the embedding and of so many columns beside it."""
     width = num_columns + (0 if embedding is None else config.dim)
     options: dict[str, Any] = {key: getattr(config, key) for key in ("hidden", "layers", "dropout", "heads")}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)  # and none of a GPU, as torch.manual_seed would
+    with drawn_from(config.seed):
         return NodeClassifier(embedding, make_gnn(config.model, width, num_classes, **options))
 
 

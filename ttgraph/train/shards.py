@@ -16,6 +16,7 @@ from ttgraph.train.batches import NodeBatch, group_of_parts, neighborhood
 from ttgraph.train.config import TrainConfig
 from ttgraph.train.prefetch import prefetched
 from ttgraph.train.ranks import Ranks
+from ttgraph.train.seeds import seed_of_epoch
 
 # An epoch is trained in parts of at most so many steps: after each of them a run can be stopped, and goes on there.
 _STEPS_PER_PART = 50
@@ -88,7 +89,7 @@ class ShardedBatches:
         return prefetched(make(epoch, begin, end), self._config.prefetch)
 
     def _seed(self, epoch: int) -> int:
-        return self._config.seed * 1_000_003 + epoch
+        return seed_of_epoch(self._config.seed, epoch)
 
     def _neighborhoods(self, epoch: int, begin: int, end: int) -> Iterator[list[Shard]]:
         config, generator = self._config, torch.Generator().manual_seed(self._seed(epoch))
