@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data, HeteroData, InMemoryDataset
 from torch_geometric.transforms import BaseTransform, Compose
 
+from ttgraph.graph import class_estimate
 from ttgraph.graph.class_estimate import estimate_classes
 from ttgraph.graph.csr import CSR
+from ttgraph.graph.node_roles import node_roles
 from ttgraph.graph.propagation import propagate_labels
 from ttgraph.order import (
     NodeOrder,
@@ -28,6 +30,7 @@ from ttgraph.order import (
     random_order,
     rcm_order,
 )
+from ttgraph.order.homophily import by_class
 from ttgraph.order.metis import exact_parts
 
 ORDERS = {
@@ -227,6 +230,78 @@ def test_homophily_order_keeps_the_order_of_metis_inside_a_class():
     assert int((position.diff() < 0).sum()) <= 3  # it may fall where the next of four classes begins
 
 
+def test_two_classes_are_levels_of_one_scale():
+    order = natural_order(torch.empty(2, 0, dtype=torch.long), 12, (1, 4, 3))
+    likely = torch.tensor([9, 1, 5, 1, 7, 1, 9, 3, 8, 3, 5, 1]) / 10
+    levels = by_class(order, torch.stack([1 - likely, likely], dim=1))
+    # Three a level, the least likely first; equals and the nodes of a level keep their order.
+    assert levels.new_to_old.view(4, 3).tolist() == [[1, 3, 5], [7, 9, 11], [2, 4, 10], [0, 6, 8]]
+    # A third class, and levels are no more.
+    three = torch.stack([1 - likely, likely, torch.full((12,), 0.01)], dim=1)
+    assert by_class(order, three).new_to_old.tolist() == [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]
+
+
+def by_role(num_nodes: int = 1500, seed: int = 0):
+    """Nodes of class 1 have many edges, the others few or very many; half the labels are for training."""
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.randint(4, (num_nodes,), generator=generator)
+    # An edge's ends are drawn by weight, so that whom a node links to says nothing of its class.
+    weights = torch.tensor([1.0, 5.0, 5.0, 25.0])[level]
+    ends = torch.multinomial(weights, 40 * num_nodes, replacement=True, generator=generator)
+    return ends.view(2, -1), (level % 3 > 0).long(), torch.rand(num_nodes, generator=generator) < 0.5
+
+
+def test_an_estimate_knows_roles():
+    edge_index, labels, train_mask = by_role()
+    csr, hidden = CSR.undirected(edge_index, 1500), ~train_mask
+    estimate = estimate_classes(csr, labels, train_mask)
+    assert (estimate.argmax(dim=1) == labels)[hidden].float().mean() > 0.9
+    # Known labels are estimated as if they were not: as often right, and as sure.
+    sure = estimate.max(dim=1).values
+    assert abs(sure[hidden].mean() - sure[train_mask].mean()) < 0.02
+
+
+def test_no_expert_reads_the_label_that_it_estimates(monkeypatch):
+    edge_index, labels, train_mask = by_role(num_nodes=300)
+    csr = CSR.undirected(edge_index, 300)
+    node = int(train_mask.nonzero()[5])
+    flipped = labels.index_fill(0, torch.tensor([node]), 1 - int(labels[node]))
+    asked = []
+    forest = class_estimate._forest
+    monkeypatch.setattr(class_estimate, "_forest", lambda *given: asked.append(given) or forest(*given))
+    for known in (labels, flipped):
+        estimate_classes(csr, known, train_mask)
+    (experts, roles, train, classes, seed), (others, *_) = asked
+    assert torch.equal(experts[:, node], others[:, node])
+    assert not torch.equal(experts, others)  # of its neighbours it tells
+    mine = (train == node).nonzero()
+    shares = forest(experts, roles, train, classes, seed)
+    without = forest(experts, roles, train, classes.index_fill(0, mine.flatten(), 1 - int(labels[node])), seed)
+    assert torch.equal(shares[node], without[node])
+    assert not torch.equal(shares, without)
+
+
+def test_roles_are_of_the_graph_alone():
+    edge_index, *_ = by_role(num_nodes=200)
+    alone = torch.cat([edge_index, torch.tensor([[200], [201]])], dim=1)
+    csr = CSR.undirected(alone, 203)  # and one without edges
+    roles = node_roles(csr)
+    adjacency = torch.from_numpy(csr.to_scipy().toarray())
+    degrees = adjacency.sum(dim=1).clamp(min=1)
+    for node in (0, 7, 199, 200, 202):
+        near = degrees[adjacency[node] > 0].log()
+        expected = (
+            torch.stack([degrees[node].log(), near.mean(), near.std(correction=0), near.max(), near.min()])
+            if (len(near))
+            else torch.zeros(5)
+        )
+        torch.testing.assert_close(roles[node, :5], expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(roles[:, 5], (adjacency / degrees[:, None]) @ roles[:, 1])
+    assert bool((roles[200:, 6:] == 0).all())  # crumbs take no part in the eigenvectors
+    assert bool(roles.isfinite().all())
+    assert torch.equal(roles, node_roles(csr))
+
+
 @pytest.mark.parametrize("mean_degree", [2, 20])
 def test_an_estimate_does_not_see_the_label_it_is_for(mean_degree):
     generator = torch.Generator().manual_seed(0)
@@ -250,12 +325,16 @@ def test_orders_by_class_of_any_graph(graph, seed):
         with pytest.raises(ValueError, match="selects no node"):
             estimate_classes(csr, labels, train_mask)
         return
-    estimate = estimate_classes(csr, labels, train_mask, num_classes=5, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_estimate, "_TREES", 5)  # for speed; some trees may draw every training node
+        estimate = estimate_classes(csr, labels, train_mask, num_classes=5, seed=seed)
+        orders = [
+            method(*graph, labels=labels, train_mask=train_mask, seed=seed) for method in (homophily_order, auto_order)
+        ]
     assert estimate.shape == (num_nodes, 5)
     assert bool((estimate >= 0).all())
     torch.testing.assert_close(estimate.sum(dim=1), torch.ones(num_nodes))
-    for method in (homophily_order, auto_order):
-        order = method(*graph, labels=labels, train_mask=train_mask, seed=seed)
+    for order in orders:
         assert is_bijection(order)
         assert order.row_factors == factors
         assert order.method in ("homophily", "metis")

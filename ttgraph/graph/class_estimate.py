@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ttgraph.graph.csr import CSR
+from ttgraph.graph.node_roles import node_roles
 from ttgraph.graph.propagation import known_labels, normalized, propagate_clamped, symmetric_adjacency
 from ttgraph.ops import Adjacency, aggregate
 
@@ -20,6 +24,9 @@ _PRIOR_EDGES = 0.5
 # An expert that is sure may be wrong in so many cases.
 _DOUBT = 0.02
 _RIDGE = 3e-3
+# Of the forest: trees, the least training nodes in a leaf, columns tried at a split, and training nodes a tree at most.
+_TREES, _LEAF, _TRIED, _SAMPLE = 200, 5, 0.3, 10_000
+_ROWS = 1 << 16  # nodes that the forest judges at a time
 
 
 def estimate_classes(
@@ -32,18 +39,23 @@ def estimate_classes(
 ) -> Tensor:  # (num_nodes, num_classes) float32
     """Estimate each node's class from the training labels of the others, whether like links to like or not.
 
-    Three experts, which learn nothing from each other: label propagation; :func:`belief_propagation`, which
-    measures which classes link to which; and the labels two hops away. Their log probabilities are pooled with the
-    degrees of a node and of its neighbours by a logistic regression on the training labels, with one weight an expert.
-    The training nodes are dealt into folds, and the experts see a node's own label neither to estimate it nor to
-    fit the pool: a training node is as uncertain as any other. Labels outside ``train_mask`` are never read.
+    Three experts learn nothing from each other: label propagation; :func:`belief_propagation`, which measures which
+    classes link to which; and the labels two hops away. A fourth, a forest of extremely randomised trees, learns from
+    the three and from :func:`~ttgraph.graph.node_roles.node_roles`. The log probabilities of all four are pooled with
+    the degrees of a node and of its neighbours by a logistic regression on the training labels, with one weight an
+    expert.
+
+    No expert sees a node's own label to estimate it: the training nodes are dealt into folds, whose labels the three
+    do without, and the forest judges a training node by the trees that did not draw it. So a training node is as
+    uncertain as any other, and where labels are too few for a forest, the pool gives it little weight. Labels outside
+    ``train_mask`` are never read.
 
     Args:
         csr: The graph, symmetric: of :meth:`CSR.undirected`.
         labels: Class of each node; only those under ``train_mask`` count.  # (num_nodes,) integer
         train_mask: Nodes whose label is known.  # (num_nodes,) bool
         num_classes: Number of classes; by default one more than the largest training label.
-        seed: Seed of the folds.
+        seed: Seed of the folds, of the forest and of the eigenvectors among the roles.
 
     Returns:
         Probabilities; each row sums to 1.  # (num_nodes, num_classes) float32
@@ -53,7 +65,7 @@ def estimate_classes(
 
     Source:
         Wolpert, "Stacked generalization", Neural Networks 1992; Hinton, "Training products of experts by minimizing
-        contrastive divergence", 2002.
+        contrastive divergence", 2002; Geurts et al., "Extremely randomized trees", Machine Learning 2006.
 
     Example:
         >>> square = CSR.undirected(torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]), 4)
@@ -66,7 +78,10 @@ def estimate_classes(
     experts = _experts(csr, known)
     for fold in shuffled.tensor_split(min(_FOLDS, train.numel())):
         experts[:, fold] = _experts(csr, known.index_fill(0, fold, 0))[:, fold]
-    return _pooled(experts, _degree_columns(csr), train, known[train].argmax(dim=1))
+    classes = known[train].argmax(dim=1)
+    roles = node_roles(csr, seed=seed)
+    forest = _doubted(_forest(experts, roles, train, classes, seed))
+    return _pooled(torch.cat([experts, forest[None]]), _standardized(roles[:, :2]), train, classes)
 
 
 def belief_propagation(
@@ -117,24 +132,49 @@ def belief_propagation(
 
 
 def _experts(csr: CSR, known: Tensor) -> Tensor:
-    """What each expert believes, in logarithms."""  # (num_experts, num_nodes, num_classes)
+    """What each expert but the forest believes, in logarithms."""  # (num_experts, num_nodes, num_classes)
     adj = symmetric_adjacency(csr)
     spread = propagate_clamped(adj, known, _PROPAGATION_STEPS)
     two_hops = normalized(aggregate(adj, aggregate(adj, known)))
-    beliefs = torch.stack([spread, belief_propagation(csr, known), two_hops])
-    return beliefs.mul_(1 - _DOUBT).add_(_DOUBT / known.size(1)).log_()
+    return _doubted(torch.stack([spread, belief_propagation(csr, known), two_hops]))
 
 
-def _degree_columns(csr: CSR) -> Tensor:
-    """One, a node's log degree and the mean of its neighbours', standardised."""  # (num_nodes, 3)
-    degrees = csr.degrees.clamp(min=1).float()
-    mean = Adjacency(
-        csr.offsets, csr.neighbours.long(), degrees.reciprocal().repeat_interleave(csr.degrees), csr.num_nodes
+def _doubted(beliefs: Tensor) -> Tensor:
+    """Logarithms of probabilities none of which is zero, in place."""  # (..., num_classes)
+    return beliefs.mul_(1 - _DOUBT).add_(_DOUBT / beliefs.size(-1)).log_()
+
+
+def _forest(experts: Tensor, roles: Tensor, train: Tensor, known: Tensor, seed: int) -> Tensor:
+    """Class probabilities from the experts and the roles, of training nodes by the trees that did not draw them."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    def columns(rows: Tensor) -> np.ndarray:
+        return torch.cat([*experts[:, rows], roles[rows]], dim=1).numpy()
+
+    forest = ExtraTreesClassifier(
+        _TREES,
+        min_samples_leaf=_LEAF,
+        max_features=_TRIED,
+        max_samples=min(_SAMPLE, train.numel()),
+        bootstrap=True,
+        oob_score=True,
+        random_state=seed,
     )
-    own = degrees.log()[:, None]
-    columns = torch.cat([own, aggregate(mean, own)], dim=1)
+    with warnings.catch_warnings():  # that labels are few: a node that every tree drew gets no share of any class
+        warnings.simplefilter("ignore", UserWarning)
+        forest.fit(columns(train), known.numpy())
+    shares = torch.zeros(experts.shape[1:])
+    seen = torch.from_numpy(forest.classes_)
+    for rows in torch.arange(len(roles)).split(_ROWS):
+        shares[rows[:, None], seen] = torch.from_numpy(forest.predict_proba(columns(rows))).float()
+    shares[train[:, None], seen] = torch.from_numpy(forest.oob_decision_function_).float()
+    return shares
+
+
+def _standardized(columns: Tensor) -> Tensor:
+    """One, and the columns with mean zero and variance one."""  # (num_nodes, 1 + num_columns)
     columns = (columns - columns.mean(dim=0)) / columns.std(dim=0, correction=0).clamp(min=1e-6)
-    return torch.cat([torch.ones_like(own), columns], dim=1)
+    return torch.cat([torch.ones(len(columns), 1), columns], dim=1)
 
 
 def _pooled(experts: Tensor, columns: Tensor, train: Tensor, known: Tensor) -> Tensor:
