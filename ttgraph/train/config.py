@@ -198,7 +198,7 @@ class TrainConfig(NodeConfig):
         best: dict[str, Any] = dict(label_inputs=True, correct_and_smooth=True)
         if num_nodes < _LARGE:
             # The fewer labels there are, the more nodes have to share what is learned from one: few, large parts.
-            best |= dict(init="node2vec", lr_cores=0.001, row_factors=few_parts(num_nodes), epochs=60)
+            best |= dict(init="node2vec", lr_cores=0.001, row_factors=few_parts(num_nodes), epochs=60, order="auto")
         else:
             best |= dict(row_factors=(-(-num_nodes // _PART), *_WITHIN_PART), batching="partition", epochs=30)
             best |= dict(num_batches=max(8, num_nodes // _NODES_PER_BATCH), hidden=256, lr=0.005)
