@@ -265,6 +265,28 @@ def test_state_dict_pickle_and_deepcopy_round_trip():
         assert collection.tables["user"].cores[0].any()
 
 
+@pytest.mark.parametrize("cache", [{}, {"cache_rows": 5, "cache_warmup": 1}])
+def test_made_without_numbers_it_loads_a_state_or_starts_again(cache):
+    """What follows from the tables is in no state dict, and lies where the cores are all the same."""
+    collection = TTEmbeddingBagCollection(make_tables(dim=8), **cache)
+    values, lengths = make_values(20)  # padding of two tables among it
+    collection(values, lengths=lengths)
+    collection.refresh_cache()
+    expected = collection(values, lengths=lengths)
+    constants = [name for name, _ in collection.named_buffers() if name not in collection.state_dict()]
+    for assign in (False, True):
+        other = TTEmbeddingBagCollection(make_tables(dim=8, device="meta"), **cache)
+        other = other if assign else other.to_empty(device="cpu")
+        nn.ModuleList([other]).load_state_dict(nn.ModuleList([collection]).state_dict(), assign=assign)
+        assert not [name for name, buffer in other.named_buffers() if buffer.device.type != "cpu"]
+        torch.testing.assert_close(other(values, lengths=lengths), expected)
+        for name in constants:
+            getattr(other, name).fill_(-7)
+        other.reset_parameters()
+        assert all(torch.equal(getattr(other, name), getattr(collection, name)) for name in constants)
+    assert constants
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_tables_share_one_cache(mode):
     """Rows of any table are in it, and are the same through the collection as through its tables."""

@@ -103,6 +103,16 @@ def test_the_state_is_the_parameters_and_loads():
     assert torch.equal(model(dense, values), other(dense, values))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_made_without_numbers_it_loads_a_state(assign):
+    model, other = make_model("mixed", cache_rows=3), make_model("mixed", "meta", cache_rows=3)
+    other = other if assign else other.to_empty(device="cpu")
+    other.load_state_dict(model.state_dict(), assign=assign)
+    assert not [name for name, buffer in other.named_buffers() if buffer.device.type != "cpu"]
+    dense, values = torch.rand(2, 3), torch.tensor([1, 89, 2, 59, 3, 6])
+    assert torch.equal(model(dense, values), other(dense, values))
+
+
 @pytest.mark.parametrize(
     ("tables", "options", "message"),
     [

@@ -214,6 +214,16 @@ def test_the_seed_alone_decides_the_hashes_and_the_generator_the_start(kind):
 
 
 @every_kind
+def test_made_without_numbers_it_starts_like_any_other(kind):
+    table, other = made(kind, seed=3, device="meta").to_empty(device="cpu"), made(kind, seed=3)
+    table.coefficients.fill_(-7)  # what memory may hold
+    table.reset_parameters()
+    assert torch.equal(table.coefficients, other.coefficients)
+    table.load_state_dict(other.state_dict())
+    assert torch.equal(table.weight, other.weight)
+
+
+@every_kind
 def test_the_state_holds_nothing_of_every_node(kind):
     state = made(kind).state_dict()
     assert state["coefficients"].shape == (2, 2)

@@ -50,8 +50,6 @@ class DLRM(nn.Module):
         torch.Size([2])
     """
 
-    triangle: Tensor  # (num_pairs,) places of the pairs in a flattened matrix of all with all
-
     def __init__(
         self,
         num_dense: int,
@@ -81,11 +79,9 @@ class DLRM(nn.Module):
             if trains
             else None
         )  # fmt: skip
-        vectors = len(tables) + 1
-        rows, columns = torch.tril_indices(vectors, vectors, offset=-1)
-        self.register_buffer("triangle", rows * vectors + columns, persistent=False)
+        num_pairs = len(tables) * (len(tables) + 1) // 2
         self.bottom = _perceptron(num_dense, *bottom, dim)
-        self.top = _perceptron(dim + len(rows), *top, 1)[:-1]  # the last one gives logits
+        self.top = _perceptron(dim + num_pairs, *top, 1)[:-1]  # the last one gives logits
 
     @property
     def cache(self) -> HotRows | None:
@@ -116,7 +112,9 @@ class DLRM(nn.Module):
         """
         bottom = self.bottom(dense)
         vectors = torch.stack([bottom, *self._pooled(values, offsets, len(dense))], dim=1)  # (B, num_tables + 1, dim)
-        products = torch.bmm(vectors, vectors.mT).flatten(1).gather(1, self.triangle.expand(len(dense), -1))
+        rows, columns = torch.tril_indices(vectors.shape[1], vectors.shape[1], offset=-1, device=dense.device)
+        triangle = rows * vectors.shape[1] + columns  # the pairs in a flattened matrix of all with all
+        products = torch.bmm(vectors, vectors.mT).flatten(1).gather(1, triangle.expand(len(dense), -1))
         return self.top(torch.cat([bottom, products], dim=1)).squeeze(1)
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:

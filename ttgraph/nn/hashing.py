@@ -43,11 +43,9 @@ class _HashedTable(nn.Module):
             raise ValueError(f"{type(self).__name__} needs std >= 0, got {std}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.num_buckets, self.num_hashes, self.std = num_buckets, num_hashes, std
-        # The seed alone decides the functions. They are saved, so that loaded rows are those of the table saved.
-        source = torch.Generator().manual_seed(seed)
-        multipliers = torch.randint(1, _PRIME, (num_hashes, 1), generator=source)
-        offsets = torch.randint(_PRIME, (num_hashes, 1), generator=source)
-        self.register_buffer("coefficients", torch.cat([multipliers, offsets], 1))
+        self.seed = seed
+        # They are saved, so that loaded rows are those of the table saved.
+        self.register_buffer("coefficients", self._hash_functions())
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look rows up.
@@ -77,11 +75,19 @@ class _HashedTable(nn.Module):
         return self._rows(ids.long())
 
     def reset_parameters(self) -> None:
-        """Draw all numbers anew, in place; the hash functions stay."""
+        """Draw all numbers anew, in place; the hash functions are those of the seed."""
+        self.coefficients.copy_(self._hash_functions())  # which are empty where the table was made without numbers
         self._draw(None)
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None) -> None:
+    def _hash_functions(self) -> Tensor:
+        """The seed alone decides them."""  # (num_hashes, 2) multipliers and offsets
+        source = torch.Generator().manual_seed(self.seed)
+        multipliers = torch.randint(1, _PRIME, (self.num_hashes, 1), generator=source)
+        offsets = torch.randint(_PRIME, (self.num_hashes, 1), generator=source)
+        return torch.cat([multipliers, offsets], 1)
+
         for parameter, std in self._starts():
             parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
 
