@@ -312,6 +312,34 @@ def test_tables_share_one_cache(mode):
     assert [name for name, _ in collection.named_parameters() if "cache" in name] == ["cache.weight"]
 
 
+def test_a_table_of_two_names_has_one_row_in_the_cache():
+    tables = make_tables(dim=8)
+    collection = TTEmbeddingBagCollection(
+        {"x": tables["item"], "y": tables["user"], "z": tables["item"], "last": tables["shop"]},
+        cache_rows=4, cache_warmup=1, cache_every=1,
+    )  # fmt: skip
+    values = torch.tensor([5, 5, 49, 49, 5, 1, 250, 250])
+    collection(values)
+    assert collection.refresh_cache().entered == 4
+    assert collection.cache.ids.tolist() == [1, 5, 7 + 49, 57 + 250]
+    with torch.no_grad():
+        collection.cache.weight[:4] += 1.0
+    assert torch.equal(collection.materialize("z"), collection.materialize("x"))
+    bags = collection(values)
+    expected = {
+        name: collection.materialize(name)[ids] for name, ids in zip(collection.tables, values.view(4, 2), strict=True)
+    }
+    torch.testing.assert_close(bags, expected)
+    torch.testing.assert_close(gradients(bags, leaves(collection)), gradients(expected, leaves(collection)))
+
+    before = [core.clone() for core in tables["item"].cores]
+    rows = collection.materialize("x").detach()
+    collection(torch.tensor([5, 6, 2, 2, 5, 6, 2, 2]).repeat_interleave(30))  # 1 leaves, and has learned something
+    assert collection.refresh_cache().left > 0
+    assert not torch.equal(tables["item"].cores[0], before[0])
+    torch.testing.assert_close(collection.materialize("x")[5], rows[5])
+
+
 def test_compile_fullgraph():
     torch._dynamo.reset()
     values, lengths = make_values(4)

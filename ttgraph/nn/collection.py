@@ -26,7 +26,7 @@ class TTEmbeddingBagCollection(nn.Module):
     the first table, then all of the second.
 
     Args:
-        tables: The tables by name, all of one mode, without caches of their own.
+        tables: The tables by name, all of one mode, without caches of their own; one table may have several names.
         cache_rows: Rows of all tables together to keep uncompressed; needs tables of the same embedding_dim.
         cache_warmup: Training steps to count before the first rows enter.
         cache_every: Training steps between refreshes.
@@ -75,7 +75,7 @@ class TTEmbeddingBagCollection(nn.Module):
         self._set_constants()
         self.register_load_state_dict_post_hook(_set_constants)  # which may have brought the cores elsewhere
         self.cache = (
-            HotRows(self._all(), cache_rows, warmup=cache_warmup, every=cache_every, sparse=cache_sparse)
+            HotRows(self._distinct(), cache_rows, warmup=cache_warmup, every=cache_every, sparse=cache_sparse)
             if cache_rows
             else None
         )
@@ -156,14 +156,14 @@ class TTEmbeddingBagCollection(nn.Module):
     def reset_parameters(self) -> None:
         """Start again from random cores in all tables, in place, and with an empty cache."""
         self._set_constants()
-        for table in self._all():
+        for table in self._distinct():
             table.reset_parameters()
         if self.cache is not None:
             self.cache.reset_parameters()
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """As :meth:`TTEmbeddingBag.refresh_cache`."""
-        return None if self.cache is None else self.cache.refresh(self._all(), optimizer)
+        return None if self.cache is None else self.cache.refresh(self._distinct(), optimizer)
 
     def materialize(self, name: str) -> Tensor:
         """The whole table of a name, cached rows in their place, differentiable.
@@ -186,9 +186,11 @@ class TTEmbeddingBagCollection(nn.Module):
     def _set_constants(self) -> None:
         """What follows from the tables, where their cores are."""
         tables, device = self._all(), self._all()[0].cores[0].device
-        ends = itertools.accumulate((table.num_embeddings for table in tables), initial=0)
+        distinct = self._distinct()
+        ends = itertools.accumulate((table.num_embeddings for table in distinct), initial=0)
+        firsts = dict(zip(distinct, ends, strict=False))
         constants = {
-            "first_rows": [first for _, first in zip(tables, ends, strict=False)],
+            "first_rows": [firsts[table] for table in tables],
             "num_rows": [table.num_embeddings for table in tables],
             "paddings": [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables],
         }
@@ -198,6 +200,10 @@ class TTEmbeddingBagCollection(nn.Module):
     def _all(self) -> list[TTEmbeddingBag]:
         """The table of each name."""
         return list(self.tables.values())  # type: ignore[arg-type]
+
+    def _distinct(self) -> list[TTEmbeddingBag]:
+        """The tables, each once: several names may share one, and then its rows in the cache, too."""
+        return list(dict.fromkeys(self._all()))
 
     def _uncached(
         self, op: Callable[..., Bags], ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None
