@@ -250,8 +250,9 @@ def test_wrong_ids(kind):
         for dtype in (torch.int32, torch.int64):
             with pytest.raises(IndexError, match=rf"num_embeddings=53, got {bad}$"):
                 made(kind)(torch.tensor([0, bad], dtype=dtype))
-    with pytest.raises(TypeError, match=r"int32 or int64, got torch.float32"):
-        made(kind)(torch.tensor([0.0]))
+    for wrong, got in ((torch.tensor([0.0]), "torch.float32"), ([1, 2], "list")):
+        with pytest.raises(TypeError, match=f"int32 or int64, got {got};"):
+            made(kind)(wrong)
 
 
 @pytest.mark.parametrize("sizes", [(0, 6, 11), (53, 0, 11), (53, 6, 0)])

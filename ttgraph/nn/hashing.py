@@ -61,9 +61,11 @@ class _HashedTable(nn.Module):
                 as for torch's own lookups.
             TypeError: If the ids are no integers.
         """
-        if ids.dtype not in (torch.int32, torch.int64):
+        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(
-                f"{type(self).__name__} needs ids of int32 or int64, got {ids.dtype}; convert them with .long()"
+                f"{type(self).__name__} needs ids as a tensor of int32 or int64, got {got}; convert them with "
+                "torch.as_tensor(ids).long()"
             )
         # A hash would map any id to a row: nothing below notices one that is out of range.
         outside = (ids < 0) | (ids >= self.num_embeddings)
@@ -79,8 +81,6 @@ class _HashedTable(nn.Module):
         self.coefficients.copy_(self._hash_functions())  # which are empty where the table was made without numbers
         self._draw(None)
 
-    @torch.no_grad()
-    def _draw(self, generator: torch.Generator | None) -> None:
     def _hash_functions(self) -> Tensor:
         """The seed alone decides them."""  # (num_hashes, 2) multipliers and offsets
         source = torch.Generator().manual_seed(self.seed)
@@ -88,6 +88,8 @@ class _HashedTable(nn.Module):
         offsets = torch.randint(_PRIME, (self.num_hashes, 1), generator=source)
         return torch.cat([multipliers, offsets], 1)
 
+    @torch.no_grad()
+    def _draw(self, generator: torch.Generator | None) -> None:
         for parameter, std in self._starts():
             parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
 
