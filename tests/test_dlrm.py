@@ -139,8 +139,14 @@ def test_ids_that_do_not_fit(kind):
         model(dense, torch.zeros(5, dtype=torch.long))
     with pytest.raises(ValueError, match="got 6 offsets"):
         model(dense, torch.zeros(6, dtype=torch.long), torch.arange(6))
-    with pytest.raises(IndexError):
-        model(dense, torch.tensor([0, 90, 0, 0, 0, 0]))
+    for place, bad, size in ((1, 90, 90), (2, -1, 60), (3, 60, 60), (5, 7, 7)):
+        ids = torch.zeros(6, dtype=torch.long)
+        ids[place] = bad
+        table = list(SIZES)[place // 2] if kind == "dense" or (kind, place // 2) == ("mixed", 1) else r"\d"
+        for offsets in (None, torch.arange(7)):
+            match = rf"table {table}: id {bad} at position {place % 2} is out of range for num_embeddings={size}"
+            with pytest.raises(IndexError, match=match):
+                model(dense, ids, offsets)
 
 
 # --- which tables are tensor trains, of which rank ---
