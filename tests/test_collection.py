@@ -265,6 +265,28 @@ def test_state_dict_pickle_and_deepcopy_round_trip():
         assert collection.tables["user"].cores[0].any()
 
 
+@pytest.mark.parametrize("cache", [{}, {"cache_rows": 5, "cache_warmup": 1}])
+def test_made_without_numbers_it_loads_a_state_or_starts_again(cache):
+    """What follows from the tables is in no state dict, and lies where the cores are all the same."""
+    collection = TTEmbeddingBagCollection(make_tables(dim=8), **cache)
+    values, lengths = make_values(20)  # padding of two tables among it
+    collection(values, lengths=lengths)
+    collection.refresh_cache()
+    expected = collection(values, lengths=lengths)
+    constants = [name for name, _ in collection.named_buffers() if name not in collection.state_dict()]
+    for assign in (False, True):
+        other = TTEmbeddingBagCollection(make_tables(dim=8, device="meta"), **cache)
+        other = other if assign else other.to_empty(device="cpu")
+        nn.ModuleList([other]).load_state_dict(nn.ModuleList([collection]).state_dict(), assign=assign)
+        assert not [name for name, buffer in other.named_buffers() if buffer.device.type != "cpu"]
+        torch.testing.assert_close(other(values, lengths=lengths), expected)
+        for name in constants:
+            getattr(other, name).fill_(-7)
+        other.reset_parameters()
+        assert all(torch.equal(getattr(other, name), getattr(collection, name)) for name in constants)
+    assert constants
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_tables_share_one_cache(mode):
     """Rows of any table are in it, and are the same through the collection as through its tables."""
@@ -288,6 +310,34 @@ def test_tables_share_one_cache(mode):
     torch.testing.assert_close(bags, expected)
     assert not torch.allclose(bags["item"], before["item"])
     assert [name for name, _ in collection.named_parameters() if "cache" in name] == ["cache.weight"]
+
+
+def test_a_table_of_two_names_has_one_row_in_the_cache():
+    tables = make_tables(dim=8)
+    collection = TTEmbeddingBagCollection(
+        {"x": tables["item"], "y": tables["user"], "z": tables["item"], "last": tables["shop"]},
+        cache_rows=4, cache_warmup=1, cache_every=1,
+    )  # fmt: skip
+    values = torch.tensor([5, 5, 49, 49, 5, 1, 250, 250])
+    collection(values)
+    assert collection.refresh_cache().entered == 4
+    assert collection.cache.ids.tolist() == [1, 5, 7 + 49, 57 + 250]
+    with torch.no_grad():
+        collection.cache.weight[:4] += 1.0
+    assert torch.equal(collection.materialize("z"), collection.materialize("x"))
+    bags = collection(values)
+    expected = {
+        name: collection.materialize(name)[ids] for name, ids in zip(collection.tables, values.view(4, 2), strict=True)
+    }
+    torch.testing.assert_close(bags, expected)
+    torch.testing.assert_close(gradients(bags, leaves(collection)), gradients(expected, leaves(collection)))
+
+    before = [core.clone() for core in tables["item"].cores]
+    rows = collection.materialize("x").detach()
+    collection(torch.tensor([5, 6, 2, 2, 5, 6, 2, 2]).repeat_interleave(30))  # 1 leaves, and has learned something
+    assert collection.refresh_cache().left > 0
+    assert not torch.equal(tables["item"].cores[0], before[0])
+    torch.testing.assert_close(collection.materialize("x")[5], rows[5])
 
 
 def test_compile_fullgraph():

@@ -103,6 +103,16 @@ def test_the_state_is_the_parameters_and_loads():
     assert torch.equal(model(dense, values), other(dense, values))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_made_without_numbers_it_loads_a_state(assign):
+    model, other = make_model("mixed", cache_rows=3), make_model("mixed", "meta", cache_rows=3)
+    other = other if assign else other.to_empty(device="cpu")
+    other.load_state_dict(model.state_dict(), assign=assign)
+    assert not [name for name, buffer in other.named_buffers() if buffer.device.type != "cpu"]
+    dense, values = torch.rand(2, 3), torch.tensor([1, 89, 2, 59, 3, 6])
+    assert torch.equal(model(dense, values), other(dense, values))
+
+
 @pytest.mark.parametrize(
     ("tables", "options", "message"),
     [
@@ -129,8 +139,14 @@ def test_ids_that_do_not_fit(kind):
         model(dense, torch.zeros(5, dtype=torch.long))
     with pytest.raises(ValueError, match="got 6 offsets"):
         model(dense, torch.zeros(6, dtype=torch.long), torch.arange(6))
-    with pytest.raises(IndexError):
-        model(dense, torch.tensor([0, 90, 0, 0, 0, 0]))
+    for place, bad, size in ((1, 90, 90), (2, -1, 60), (3, 60, 60), (5, 7, 7)):
+        ids = torch.zeros(6, dtype=torch.long)
+        ids[place] = bad
+        table = list(SIZES)[place // 2] if kind == "dense" or (kind, place // 2) == ("mixed", 1) else r"\d"
+        for offsets in (None, torch.arange(7)):
+            match = rf"table {table}: id {bad} at position {place % 2} is out of range for num_embeddings={size}"
+            with pytest.raises(IndexError, match=match):
+                model(dense, ids, offsets)
 
 
 # --- which tables are tensor trains, of which rank ---

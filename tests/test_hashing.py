@@ -214,6 +214,16 @@ def test_the_seed_alone_decides_the_hashes_and_the_generator_the_start(kind):
 
 
 @every_kind
+def test_made_without_numbers_it_starts_like_any_other(kind):
+    table, other = made(kind, seed=3, device="meta").to_empty(device="cpu"), made(kind, seed=3)
+    table.coefficients.fill_(-7)  # what memory may hold
+    table.reset_parameters()
+    assert torch.equal(table.coefficients, other.coefficients)
+    table.load_state_dict(other.state_dict())
+    assert torch.equal(table.weight, other.weight)
+
+
+@every_kind
 def test_the_state_holds_nothing_of_every_node(kind):
     state = made(kind).state_dict()
     assert state["coefficients"].shape == (2, 2)
@@ -240,8 +250,9 @@ def test_wrong_ids(kind):
         for dtype in (torch.int32, torch.int64):
             with pytest.raises(IndexError, match=rf"num_embeddings=53, got {bad}$"):
                 made(kind)(torch.tensor([0, bad], dtype=dtype))
-    with pytest.raises(TypeError, match=r"int32 or int64, got torch.float32"):
-        made(kind)(torch.tensor([0.0]))
+    for wrong, got in ((torch.tensor([0.0]), "torch.float32"), ([1, 2], "list")):
+        with pytest.raises(TypeError, match=f"int32 or int64, got {got};"):
+            made(kind)(wrong)
 
 
 @pytest.mark.parametrize("sizes", [(0, 6, 11), (53, 0, 11), (53, 6, 0)])

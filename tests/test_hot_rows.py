@@ -394,6 +394,31 @@ def test_only_the_table_that_a_row_came_from_changes():
     assert cached_rows(collection) == [3]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_that_learned_nothing_change_no_core_and_lose_nothing(device, dtype):
+    for rank, depth in ((4, 3), (32, 2), (4, 4)):
+        bag = make_bag(rows=500, rank=rank, depth=depth, dtype=dtype, cache_rows=50, device=device)
+        cores = [core.detach().clone() for core in bag.cores]
+        use(bag, dict.fromkeys(range(50), 1))
+        done = use(bag, dict.fromkeys(range(100, 150), 9))
+        assert (done.left, done.residual) == (50, 0)
+        assert all(torch.equal(core, old) for core, old in zip(bag.cores, cores, strict=True))
+        use(bag, {7: 99})
+        learned(bag, 0.2)
+        assert use(bag, dict.fromkeys(range(200, 250), 99)).residual > 0
+
+
+def test_frozen_cores_stay_to_the_bit_and_what_a_row_learned_is_lost():
+    bag = make_bag().requires_grad_(False)
+    bag.cache.requires_grad_(True)
+    cores = [core.clone() for core in bag.cores]
+    use(bag, {7: 50, 8: 40})
+    learned(bag)
+    assert use(bag, dict.fromkeys(range(20, 25), 99)) == (5, 2, 1.0)
+    assert use(bag, dict.fromkeys(range(30, 35), 999)) == (5, 5, 0.0)
+    assert all(torch.equal(core, old) for core, old in zip(bag.cores, cores, strict=True))
+
+
 @pytest.mark.parametrize(
     ("row_factors", "col_factors", "ranks"),
     [((5, 8), (3, 4), (1, 3, 1)), ((4, 3, 3), (2, 2, 3), (1, 4, 3, 1)), ((3, 2, 2, 3), (2, 2, 1, 2), (1, 3, 4, 2, 1)),

@@ -167,4 +167,4 @@ def cache(run: Run) -> Iterator[Row]:
 
 
 def _everywhere(collection: TTEmbeddingBagCollection, values: Tensor) -> Tensor:
-    return (values.view(len(collection.tables), -1) + collection.first_rows[:-1, None]).flatten()
+    return (values.view(len(collection.tables), -1) + collection.first_rows[:, None]).flatten()

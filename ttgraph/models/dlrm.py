@@ -50,8 +50,6 @@ class DLRM(nn.Module):
         torch.Size([2])
     """
 
-    triangle: Tensor  # (num_pairs,) places of the pairs in a flattened matrix of all with all
-
     def __init__(
         self,
         num_dense: int,
@@ -81,11 +79,9 @@ class DLRM(nn.Module):
             if trains
             else None
         )  # fmt: skip
-        vectors = len(tables) + 1
-        rows, columns = torch.tril_indices(vectors, vectors, offset=-1)
-        self.register_buffer("triangle", rows * vectors + columns, persistent=False)
+        num_pairs = len(tables) * (len(tables) + 1) // 2
         self.bottom = _perceptron(num_dense, *bottom, dim)
-        self.top = _perceptron(dim + len(rows), *top, 1)[:-1]  # the last one gives logits
+        self.top = _perceptron(dim + num_pairs, *top, 1)[:-1]  # the last one gives logits
 
     @property
     def cache(self) -> HotRows | None:
@@ -116,7 +112,9 @@ class DLRM(nn.Module):
         """
         bottom = self.bottom(dense)
         vectors = torch.stack([bottom, *self._pooled(values, offsets, len(dense))], dim=1)  # (B, num_tables + 1, dim)
-        products = torch.bmm(vectors, vectors.mT).flatten(1).gather(1, self.triangle.expand(len(dense), -1))
+        rows, columns = torch.tril_indices(vectors.shape[1], vectors.shape[1], offset=-1, device=dense.device)
+        triangle = rows * vectors.shape[1] + columns  # the pairs in a flattened matrix of all with all
+        products = torch.bmm(vectors, vectors.mT).flatten(1).gather(1, triangle.expand(len(dense), -1))
         return self.top(torch.cat([bottom, products], dim=1)).squeeze(1)
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
@@ -141,19 +139,36 @@ class DLRM(nn.Module):
         pooled: dict[str, Tensor] = {}
         for name, table in self.dense.items():
             assert isinstance(table, nn.EmbeddingBag)
-            if single:  # the bag is the row, which costs two thirds of pooling it
-                pooled[name] = F.embedding(ids[name], table.weight, sparse=table.sparse)
-            else:
-                first = self.names.index(name) * num_rows
-                bounds = offsets[first : first + num_rows + 1] - offsets[first]
-                pooled[name] = F.embedding_bag(
-                    ids[name], table.weight, bounds, mode="sum", sparse=table.sparse, include_last_offset=True
-                )
+            first = self.names.index(name) * num_rows
+            bounds = None if single else offsets[first : first + num_rows + 1] - offsets[first]
+            try:
+                pooled[name] = _pooled_dense(table, ids[name], bounds)
+            except (IndexError, RuntimeError):
+                _check_ids(name, ids[name], table.num_embeddings)  # torch names neither the table nor always the id
+                raise
         if self.trains is not None:
             chosen = [self.names.index(name) for name in self.trains.tables]
             inside = torch.cat([ids[name] for name in self.trains.tables])
             pooled |= self.trains(inside, lengths=None if single else lengths[chosen].flatten())
         return [pooled[name] for name in self.names]
+
+
+def _pooled_dense(table: nn.EmbeddingBag, ids: Tensor, bounds: Tensor | None) -> Tensor:
+    """The bags of a dense table."""
+    if bounds is None:  # the bag is the row, which costs two thirds of pooling it
+        return F.embedding(ids, table.weight, sparse=table.sparse)
+    return F.embedding_bag(ids, table.weight, bounds, mode="sum", sparse=table.sparse, include_last_offset=True)
+
+
+def _check_ids(name: str, ids: Tensor, num_embeddings: int) -> None:
+    """Raises the error of tensor-train tables where an id is no row."""
+    outside = ((ids < 0) | (ids >= num_embeddings)).nonzero()
+    if len(outside):
+        position = int(outside[0])
+        raise IndexError(
+            f"DLRM, table {name}: id {int(ids[position])} at position {position} is out of range for "
+            f"num_embeddings={num_embeddings}"
+        )
 
 
 def _common_dim(tables: Mapping[str, TTEmbeddingBag | nn.EmbeddingBag]) -> int:

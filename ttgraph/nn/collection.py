@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ class TTEmbeddingBagCollection(nn.Module):
     the first table, then all of the second.
 
     Args:
-        tables: The tables by name, all of one mode, without caches of their own.
+        tables: The tables by name, all of one mode, without caches of their own; one table may have several names.
         cache_rows: Rows of all tables together to keep uncompressed; needs tables of the same embedding_dim.
         cache_warmup: Training steps to count before the first rows enter.
         cache_every: Training steps between refreshes.
@@ -43,7 +44,8 @@ class TTEmbeddingBagCollection(nn.Module):
         {'user': (2, 16), 'item': (2, 8)}
     """
 
-    first_rows: Tensor  # (num_tables + 1,) of each table among those of all
+    first_rows: Tensor  # (num_tables,) of each table among those of all
+    num_rows: Tensor  # (num_tables,) of each table
     paddings: Tensor  # (num_tables,) the id that is left out, LEFT_OUT where there is none
 
     def __init__(
@@ -69,15 +71,11 @@ class TTEmbeddingBagCollection(nn.Module):
             raise ValueError(
                 f"torch has no modules of such a name: {error.args[0]}; call the table otherwise"
             ) from error
-        sizes = torch.tensor([table.num_embeddings for table in tables.values()])
-        paddings = [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables.values()]
-        device = next(iter(tables.values())).cores[0].device
-        self._pads = any(padding != LEFT_OUT for padding in paddings)
-        first_rows = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)]).to(device)
-        self.register_buffer("first_rows", first_rows, persistent=False)
-        self.register_buffer("paddings", torch.tensor(paddings, device=device), persistent=False)
+        self._pads = any(table.padding_idx is not None for table in tables.values())
+        self._set_constants()
+        self.register_load_state_dict_post_hook(_set_constants)  # which may have brought the cores elsewhere
         self.cache = (
-            HotRows(self._all(), cache_rows, warmup=cache_warmup, every=cache_every, sparse=cache_sparse)
+            HotRows(self._distinct(), cache_rows, warmup=cache_warmup, every=cache_every, sparse=cache_sparse)
             if cache_rows
             else None
         )
@@ -143,9 +141,9 @@ class TTEmbeddingBagCollection(nn.Module):
         self, cache: HotRows, ids: Tensor, table: Tensor, offsets: Tensor, weights: Tensor | None, single: bool
     ) -> Tensor:
         """The bags of all tables, one after the other."""
-        first, last = self.first_rows[table], self.first_rows[table + 1]
+        first, size = self.first_rows[table], self.num_rows[table]
         # What is no row of its table is none of the next one either: its own id goes to the op, which names it.
-        everywhere = torch.where((ids >= 0) & (ids < last - first), ids + first, LEFT_OUT)
+        everywhere = torch.where((ids >= 0) & (ids < size), ids + first, LEFT_OUT)
         width = self._all()[0].embedding_dim
 
         def uncached(ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None) -> Tensor:
@@ -157,14 +155,15 @@ class TTEmbeddingBagCollection(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start again from random cores in all tables, in place, and with an empty cache."""
-        for table in self._all():
+        self._set_constants()
+        for table in self._distinct():
             table.reset_parameters()
         if self.cache is not None:
             self.cache.reset_parameters()
 
     def refresh_cache(self, optimizer: torch.optim.Optimizer | None = None) -> Refresh | None:
         """As :meth:`TTEmbeddingBag.refresh_cache`."""
-        return None if self.cache is None else self.cache.refresh(self._all(), optimizer)
+        return None if self.cache is None else self.cache.refresh(self._distinct(), optimizer)
 
     def materialize(self, name: str) -> Tensor:
         """The whole table of a name, cached rows in their place, differentiable.
@@ -175,13 +174,36 @@ class TTEmbeddingBagCollection(nn.Module):
         Returns:
             The rows in use.  # (num_embeddings, embedding_dim)
         """
-        names = list(self.tables)
-        table = self._all()[names.index(name)].materialize()
-        first = int(self.first_rows[names.index(name)])
-        return table if self.cache is None else self.cache.written_over(table, first)
+        place = list(self.tables).index(name)
+        table = self._all()[place].materialize()
+        return table if self.cache is None else self.cache.written_over(table, int(self.first_rows[place]))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TTEmbeddingBagCollection:
+        super()._apply(fn, recurse)
+        self._set_constants()  # which are in no state dict, so that to_empty would lose them for good
+        return self
+
+    def _set_constants(self) -> None:
+        """What follows from the tables, where their cores are."""
+        tables, device = self._all(), self._all()[0].cores[0].device
+        distinct = self._distinct()
+        ends = itertools.accumulate((table.num_embeddings for table in distinct), initial=0)
+        firsts = dict(zip(distinct, ends, strict=False))
+        constants = {
+            "first_rows": [firsts[table] for table in tables],
+            "num_rows": [table.num_embeddings for table in tables],
+            "paddings": [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables],
+        }
+        for name, numbers in constants.items():
+            self.register_buffer(name, torch.tensor(numbers, device=device), persistent=False)
 
     def _all(self) -> list[TTEmbeddingBag]:
+        """The table of each name."""
         return list(self.tables.values())  # type: ignore[arg-type]
+
+    def _distinct(self) -> list[TTEmbeddingBag]:
+        """The tables, each once: several names may share one, and then its rows in the cache, too."""
+        return list(dict.fromkeys(self._all()))
 
     def _uncached(
         self, op: Callable[..., Bags], ids: Tensor, offsets: Tensor, mode: str, weights: Tensor | None
@@ -217,3 +239,9 @@ class TTEmbeddingBagCollection(nn.Module):
         if keys != names:
             jagged = jagged.permute([keys.index(name) for name in names])
         return jagged.values(), jagged.offsets(), jagged.weights_or_none()
+
+
+def _set_constants(collection: nn.Module, _: object) -> None:
+    """A hook that copies and pickles: a bound method would stay with the first of them."""
+    assert isinstance(collection, TTEmbeddingBagCollection)
+    collection._set_constants()

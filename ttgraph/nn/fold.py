@@ -21,7 +21,8 @@ def fold_back(
 
     Minimises, over the first core, the squared change of all rows from what they should be, each weighted by how often
     it is looked up: those of ``ids`` should be ``rows``, the others should stay. The slices of the first core are
-    independent of each other, so that it takes one system of rank x rank for each first digit that occurs.
+    independent of each other, so that it takes one system of rank x rank for each first digit that occurs. A row that
+    differs by no more than a lookup rounds is as it should be.
 
     Args:
         cores: The tensor train.  # depth tensors (row_factors[k], ranks[k], col_factors[k], ranks[k + 1])
@@ -55,7 +56,10 @@ def fold_back(
     for core in reversed(rest):
         gram = torch.einsum("iajb,bc,idjc->ad", core, gram, core)
     weights = counts.double().reshape(-1, 1, 1)
-    error = rows.double().reshape(len(ids), -1, columns) - first[digits, 0] @ taken
+    wanted = rows.double().reshape(len(ids), -1, columns)
+    error = wanted - first[digits, 0] @ taken
+    rounding = _rounding(cores[0].dtype, first[digits, 0], taken, wanted)
+    error = error.masked_fill(error.flatten(1).norm(dim=1).reshape(-1, 1, 1) <= rounding, 0.0)
     before = (weights * error.square()).sum()
 
     used, place = digits.unique(return_inverse=True)
@@ -95,7 +99,7 @@ def fold_rows_back(tables: Sequence[TTTable], ids: Tensor, rows: Tensor, counts:
     """Bring rows of several tables that were trained by themselves back into their cores, by :func:`fold_back`.
 
     Args:
-        tables: The tables, whose first cores are changed.
+        tables: The tables, whose first cores are changed, unless they are frozen.
         ids: Row ids, counted through all tables, distinct.  # (num_ids,)
         rows: What these rows should be.  # (num_ids, embedding_dim)
         counts: How often each of them is looked up.  # (num_ids,)
@@ -103,14 +107,24 @@ def fold_rows_back(tables: Sequence[TTTable], ids: Tensor, rows: Tensor, counts:
 
     Returns:
         How much of what they learned is lost: the norm of the difference after over that before, rows weighted by
-        use; 0 where there was none.
+        use; 0 where there was none, 1 where all first cores are frozen.
     """
     before = after = 0.0
     for table, inside, own in _by_table(tables, ids):
-        first, *distances = fold_back(list(table.cores), own, rows[inside], counts[inside], others)
-        table.cores[0].copy_(first)
-        before, after = before + float(distances[0]), after + float(distances[1])
+        first, learned, lost = fold_back(list(table.cores), own, rows[inside], counts[inside], others)
+        if table.cores[0].requires_grad:
+            table.cores[0].copy_(first)
+        else:
+            lost = learned
+        before, after = before + float(learned), after + float(lost)
     return math.sqrt(after / before) if before else 0.0
+
+
+def _rounding(dtype: torch.dtype, first: Tensor, taken: Tensor, rows: Tensor) -> Tensor:
+    """The norm of what a lookup of rows may round: all sums, in float32 or wider, and then the rows themselves."""
+    sizes = [part.flatten(1).norm(dim=1) for part in (first, taken, rows)]  # each (num_ids,)
+    of_sums = 2 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * sizes[0] * sizes[1]
+    return (of_sums + torch.finfo(dtype).eps / 2 * sizes[2]).reshape(-1, 1, 1)
 
 
 def _by_table(tables: Sequence[TTTable], ids: Tensor) -> list[tuple[TTTable, Tensor, Tensor]]:

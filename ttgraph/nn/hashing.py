@@ -43,11 +43,9 @@ class _HashedTable(nn.Module):
             raise ValueError(f"{type(self).__name__} needs std >= 0, got {std}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.num_buckets, self.num_hashes, self.std = num_buckets, num_hashes, std
-        # The seed alone decides the functions. They are saved, so that loaded rows are those of the table saved.
-        source = torch.Generator().manual_seed(seed)
-        multipliers = torch.randint(1, _PRIME, (num_hashes, 1), generator=source)
-        offsets = torch.randint(_PRIME, (num_hashes, 1), generator=source)
-        self.register_buffer("coefficients", torch.cat([multipliers, offsets], 1))
+        self.seed = seed
+        # They are saved, so that loaded rows are those of the table saved.
+        self.register_buffer("coefficients", self._hash_functions())
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look rows up.
@@ -63,9 +61,11 @@ class _HashedTable(nn.Module):
                 as for torch's own lookups.
             TypeError: If the ids are no integers.
         """
-        if ids.dtype not in (torch.int32, torch.int64):
+        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
             raise TypeError(
-                f"{type(self).__name__} needs ids of int32 or int64, got {ids.dtype}; convert them with .long()"
+                f"{type(self).__name__} needs ids as a tensor of int32 or int64, got {got}; convert them with "
+                "torch.as_tensor(ids).long()"
             )
         # A hash would map any id to a row: nothing below notices one that is out of range.
         outside = (ids < 0) | (ids >= self.num_embeddings)
@@ -77,8 +77,16 @@ class _HashedTable(nn.Module):
         return self._rows(ids.long())
 
     def reset_parameters(self) -> None:
-        """Draw all numbers anew, in place; the hash functions stay."""
+        """Draw all numbers anew, in place; the hash functions are those of the seed."""
+        self.coefficients.copy_(self._hash_functions())  # which are empty where the table was made without numbers
         self._draw(None)
+
+    def _hash_functions(self) -> Tensor:
+        """The seed alone decides them."""  # (num_hashes, 2) multipliers and offsets
+        source = torch.Generator().manual_seed(self.seed)
+        multipliers = torch.randint(1, _PRIME, (self.num_hashes, 1), generator=source)
+        offsets = torch.randint(_PRIME, (self.num_hashes, 1), generator=source)
+        return torch.cat([multipliers, offsets], 1)
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None) -> None:

@@ -25,7 +25,8 @@ class Refresh(NamedTuple):
         entered: Rows that are in it now and were not.
         left: Rows that were in it and are not now.
         residual: How much of what the rows that left had learned got lost: the norm of (what they were - what the
-            cores now say) over that of (what they were - what the cores said before), rows weighted by use.
+            cores now say) over that of (what they were - what the cores said before), rows weighted by use; 0 where
+            they had learned nothing, 1 where the cores are frozen.
     """
 
     entered: int
