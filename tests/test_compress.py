@@ -240,6 +240,37 @@ def test_a_layer_that_the_example_does_not_reach():
     assert not idle.note
 
 
+class Named(nn.Module):
+    """Takes a number first, and calls its layer by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, times, x, more=None):
+        return times * self.layer(input=x if more is None else more["x"])
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        (3, torch.randn(2, 16)),
+        [torch.tensor(3), torch.randn(2, 16)],
+        {"times": 3, "x": torch.randn(2, 16)},
+        (3, None, {"x": torch.randn(2, 16)}),
+    ],
+)
+def test_an_example_is_as_the_model_takes_it(example):
+    (layer,) = compress(Named(), rank=2, example=example, verbose=False).layers
+    assert (layer.macs_before, layer.macs_after) == (256, 64)
+
+
+def test_no_layers_have_no_multiply_adds():
+    report = compress(nn.Sequential(nn.ReLU()), rank=2, example=torch.randn(2, 16), verbose=False)
+    assert (report.macs_before, report.macs_after, report.layers) == (None, None, ())
+    assert str(report).splitlines()[-1].split()[4] == "-"
+
+
 @pytest.mark.parametrize(
     ("skip", "names"),
     [
@@ -268,8 +299,23 @@ def test_subclasses_and_what_is_compressed_already_stay():
     model = nn.Sequential(Special(32, 32), nn.LazyLinear(8), TTLinear(8, 8, rank=2), nn.MultiheadAttention(32, 2))
     before = dict(model.named_modules())
     report = compress(model, rank=2, verbose=False)
-    assert report.layers == ()
+    assert [(layer.name, layer.note) for layer in report.layers] == [("2", "compressed already")]
     assert dict(model.named_modules()) == before
+
+
+def test_compressed_again_it_stays_and_says_so():
+    model = nn.Sequential(nn.Conv2d(16, 32, 3), nn.Flatten(2), nn.Linear(16, 24), nn.Linear(24, 24))
+    options = dict(skip="3", example=torch.randn(2, 16, 6, 6), verbose=False)
+    first = compress(model, rank=2, **options)
+    before = dict(model.named_modules())
+    again = compress(model, rank=1, **options)
+    assert dict(model.named_modules()) == before
+    assert [layer.note for layer in again.layers] == ["compressed already", "compressed already", "skipped"]
+    assert [layer.kind for layer in again.layers] == [layer.kind for layer in first.layers]
+    assert (again.macs_before, again.macs_after) == (first.macs_after, first.macs_after)
+    assert (again.params_before, again.params_after) == (first.params_after, first.params_after)
+    assert all(layer.error is None for layer in again.layers)
+    assert compress(model, rank=1, skip="0", verbose=False).layers[2].note == ""
 
 
 def test_nothing_else_changes(resnet):
@@ -317,6 +363,12 @@ def raises(name, layer):
         (dict(rank=2, skip=raises), RuntimeError, "of the caller"),
         (dict(rank=2, example=torch.randn(1, 4, 64, 64)), RuntimeError, "channels"),
         (dict(rank=2, example=torch.randn(0, 3, 64, 64)), ValueError, "one image or more"),
+        (dict(rank=2, example=torch.tensor(1.0)), ValueError, "got a tensor without dimensions; pass the input"),
+        (dict(rank=2, example={"x": 3}), ValueError, "got dict without a tensor; pass .* a mapping of them by name"),
+        (dict(rank=2, example=3), ValueError, "got int without a tensor"),
+        (dict(rank=4.5), ValueError, "rank as one whole number for all layers, got 4.5"),
+        (dict(rank=(4, 8)), ValueError, r"rank as one whole number for all layers, got \(4, 8\)"),
+        (dict(compression="4"), ValueError, "compression as a number for all layers, got '4'"),
     ],
 )
 def test_errors_leave_the_model_as_it_was(resnet, options, error, match):

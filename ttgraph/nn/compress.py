@@ -5,26 +5,32 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from ttgraph.nn.conv import TTConv2d
 from ttgraph.nn.linear import TTLinear
 from ttgraph.nn.weights import Format, SplitWeight
 
-Layer = nn.Conv2d | nn.Linear
+Dense = nn.Conv2d | nn.Linear
+Layer = Dense | TTConv2d | TTLinear
 #: Names or patterns of layers, or whether to skip one, by its name and itself.
 Skip = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
-# A subclass may do more than its name says, so that only these very types are replaced.
-_KINDS: dict[type[nn.Module], str] = {nn.Conv2d: "conv", nn.Linear: "linear"}
+#: What a model takes: one tensor, some arguments, or some by name.
+Example = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+# A subclass may do more than its name says, so that only these very types are listed, and the dense ones replaced.
+_KINDS: dict[type[nn.Module], str] = {nn.Conv2d: "conv", nn.Linear: "linear", TTConv2d: "conv", TTLinear: "linear"}
 _NOTE_WIDTH = 45
 
 
@@ -39,8 +45,8 @@ class CompressedLayer:
         params_after: Those of the layer in its place.
         macs_before: Multiply-adds per image, without the bias; None without an example.
         macs_after: Likewise, through the cores where they are of format "split".
-        error: Frobenius norm of the difference of the weights over that of the dense one; None where left dense.
-        note: Why it was left dense; empty where it was not.
+        error: Frobenius norm of the difference of the weights over that of the dense one; None where left alone.
+        note: Why it was left alone; empty where it was not.
     """
 
     name: str
@@ -58,7 +64,7 @@ class CompressionReport:
     """What :func:`compress` did; ``str`` makes a table of it.
 
     Args:
-        layers: Every convolution and linear layer of the model, in the model's order.
+        layers: Every convolution and linear layer of the model, tensor trains included, in the model's order.
         params_before: Parameters of the whole model.
         params_after: Likewise, compressed.
     """
@@ -74,7 +80,7 @@ class CompressionReport:
 
     @property
     def macs_before(self) -> int | None:
-        """Multiply-adds per image of all layers listed; None without an example."""
+        """Multiply-adds per image of all layers listed; None without an example, or where there are no layers."""
         return _total(layer.macs_before for layer in self.layers)
 
     @property
@@ -107,35 +113,37 @@ def compress(
     skip: Skip = (),
     format: Format = "split",
     recompute: bool = False,
-    example: Tensor | tuple[Any, ...] | None = None,
+    example: Example | None = None,
     verbose: bool = True,
 ) -> CompressionReport:
     """Replace the convolutions and linear layers of a trained model by tensor trains, in place, where that pays.
 
     A layer stays dense where no tensor train is as small or as near as asked, or none with fewer parameters and, for
     format "split", fewer multiply-adds; and where something else holds on to it: tied parameters, or hooks. Subclasses
-    of the two layers stay, too. What is replaced keeps its device, dtype, mode and ``requires_grad``, but its
-    parameters are new, so make the optimizer afterwards. If anything raises, the model is as it was.
+    of the two layers stay, too, and so does what is compressed already. What is replaced keeps its device, dtype, mode
+    and ``requires_grad``, but its parameters are new, so make the optimizer afterwards. If anything raises, the model
+    is as it was.
 
     Args:
         model: Any model; ``copy.deepcopy`` it first to keep it.
         compression: How many times smaller than its dense weight each layer's cores must be.
-        rank: TT rank of each layer, in place of ``compression``.
+        rank: TT rank of each layer, one for all bonds, in place of ``compression``.
         tolerance: Largest relative error of each layer's weight, in place of ``compression``.
         skip: Layers to leave dense: names, patterns such as ``"layer1.*"``, or a function of name and layer. Skip a
             classifier of few classes: at the rank that is left to it they can no longer be told apart.
         format: As of :class:`TTConv2d` and :class:`TTLinear`.
         recompute: As of :class:`TTConv2d`.
-        example: Input to count the multiply-adds with, or a tuple of inputs; the first one's first dimension counts
-            the images. The model runs on it once, in evaluation mode.
+        example: Input to count the multiply-adds with, a tuple of inputs, or a mapping of inputs by name; the first
+            dimension of the first tensor that has one counts the images. The model runs on it once, in evaluation mode.
         verbose: Whether to print the report.
 
     Returns:
         What became of each layer, and of the whole.
 
     Raises:
-        ValueError: If not just one of compression, rank and tolerance is given, a pattern matches no layer, the model
-            itself is the layer, or a weight holds nan or infinity.
+        ValueError: If not just one of compression, rank and tolerance is given, or no number of its kind, a pattern
+            matches no layer, the model itself is the layer, the example has no images, or a weight holds nan or
+            infinity.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 10))
@@ -150,7 +158,7 @@ def compress(
         TTConv2d(64, 64, kernel_size=(3, 3), stride=(1, 1), ranks=(16, 16), 8.2x smaller)
     """
     wish = _checked_wish(dict(compression=compression, rank=rank, tolerance=tolerance), format)
-    if type(model) in _KINDS:
+    if isinstance(model, Dense) and type(model) in _KINDS:
         kind = type(model).__name__
         raise ValueError(
             f"compress replaces layers inside a model, got a single {kind}; use TT{kind}.from_dense, or put it into an "
@@ -184,7 +192,13 @@ def _checked_wish(options: dict[str, Any], format: Format) -> dict[str, Any]:
     if len(wish) != 1:
         raise ValueError(f"compress needs just one of {', '.join(options)}; got {', '.join(wish) or 'none'}")
     for name, value in wish.items():
-        if not value > 0:
+        whole = name == "rank"
+        fits = isinstance(value, Integral if whole else Real)
+        if not fits:
+            words = "one whole number" if whole else "a number"
+            raise ValueError(f"compress needs {name} as {words} for all layers, got {value!r}")
+        wish[name] = int(value) if whole else float(value)
+        if not wish[name] > 0:
             raise ValueError(f"compress needs {name} above 0, got {value}")
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
@@ -213,8 +227,10 @@ def _held_elsewhere(model: nn.Module, paths: dict[Layer, list[str]]) -> dict[Lay
     known_as: dict[nn.Parameter, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         known_as[parameter].append(name)
-    notes = {}
+    notes: dict[Layer, str] = {}
     for layer, names in paths.items():
+        if not isinstance(layer, Dense):  # stays in any case
+            continue
         if layer._forward_pre_hooks or layer._forward_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             notes[layer] = "has hooks"  # such as those of weight_norm and pruning
         for parameter in layer.parameters():
@@ -224,17 +240,36 @@ def _held_elsewhere(model: nn.Module, paths: dict[Layer, list[str]]) -> dict[Lay
     return notes
 
 
-def _pixels(model: nn.Module, layers: Iterable[Layer], example: Tensor | tuple[Any, ...]) -> dict[Layer, list[int]]:
+def _inputs(example: Example) -> tuple[tuple[Any, ...], dict[str, Any], int]:
+    """Arguments for the model, those by name, and the number of images."""
+    args: tuple[Any, ...] = ()
+    by_name: dict[str, Any] = {}
+    if isinstance(example, Mapping):
+        by_name = dict(example)
+    else:
+        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    tensors = [part for part in tree_leaves((args, by_name)) if isinstance(part, Tensor)]
+    sizes = next((part.shape for part in tensors if part.dim()), None)
+    if sizes is None:
+        got = "a tensor without dimensions" if tensors else f"{type(example).__name__} without a tensor"
+        raise ValueError(
+            f"compress needs an example with a tensor whose first dimension counts the images, got {got}; pass the "
+            "input of the model, a tuple of its inputs, or a mapping of them by name"
+        )
+    if not sizes[0]:
+        raise ValueError(f"compress needs an example of one image or more, got the sizes {tuple(sizes)}")
+    return args, by_name, sizes[0]
+
+
+def _pixels(model: nn.Module, layers: Iterable[Layer], example: Example) -> dict[Layer, list[int]]:
     """Pixels, or rows, per image that go into each layer and come out, over all of its calls."""
-    inputs = (example,) if isinstance(example, Tensor) else example
-    num_images = len(inputs[0])
-    if not num_images:
-        raise ValueError(f"compress needs an example of one image or more, got the sizes {tuple(inputs[0].shape)}")
+    args, by_name, num_images = _inputs(example)
     counts = {layer: [0, 0] for layer in layers}
 
-    def count(layer: Any, args: tuple[Tensor, ...], result: Tensor) -> None:
-        counts[layer][0] += args[0].numel() // (layer.weight.shape[1] * _groups(layer)) // num_images
-        counts[layer][1] += result.numel() // layer.weight.shape[0] // num_images
+    def count(layer: Any, args: tuple[Tensor, ...], by_name: dict[str, Tensor], result: Tensor) -> None:
+        before, after = _channels(layer)
+        counts[layer][0] += (*args, *by_name.values())[0].numel() // before // num_images
+        counts[layer][1] += result.numel() // after // num_images
 
     with ExitStack() as undo, torch.no_grad():
         for module in model.modules():
@@ -242,8 +277,8 @@ def _pixels(model: nn.Module, layers: Iterable[Layer], example: Tensor | tuple[A
             undo.callback(setattr, module, "training", module.training)
             module.training = False
         for layer in counts:
-            undo.enter_context(layer.register_forward_hook(count))
-        model(*inputs)
+            undo.enter_context(layer.register_forward_hook(count, with_kwargs=True))
+        model(*args, **by_name)
     return counts
 
 
@@ -251,6 +286,8 @@ def _replacement(
     name: str, layer: Layer, pixels: list[int] | None, options: dict[str, Any], recompute: bool
 ) -> TTConv2d | TTLinear | str:
     """What to put in place of a layer, or why nothing."""
+    if not isinstance(layer, Dense):
+        return "compressed already"
     if not layer.weight.isfinite().all():
         raise ValueError(f"compress needs finite numbers, the weight of {name} holds nan or infinity; mend or skip it")
     made: TTConv2d | TTLinear
@@ -287,9 +324,9 @@ def _row(name: str, layer: Layer, made: TTConv2d | TTLinear | str, pixels: list[
     )
 
 
-def _macs(layer: Layer | TTConv2d | TTLinear, in_pixels: int, out_pixels: int) -> int:
+def _macs(layer: Layer, in_pixels: int, out_pixels: int) -> int:
     """Multiply-adds of all pixels, without those that make the factors or the weight, which images share."""
-    if isinstance(layer, Layer):
+    if isinstance(layer, Dense):
         return layer.weight.numel() * out_pixels
     if not isinstance(layer.cores, SplitWeight):  # which makes the dense weight
         return math.prod(layer.cores.sizes) * out_pixels
@@ -299,6 +336,13 @@ def _macs(layer: Layer | TTConv2d | TTLinear, in_pixels: int, out_pixels: int) -
     hidden_pixels = in_pixels if shape.has_kernel else out_pixels
     in_channels, out_channels = groups * shape.in_shape.num_embeddings, shape.out_shape.num_embeddings
     return hidden_pixels * in_channels * first + out_pixels * (kernel + second * out_channels)
+
+
+def _channels(layer: Layer) -> tuple[int, int]:
+    """Those that go in and those that come out."""
+    if isinstance(layer, nn.Conv2d | TTConv2d):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
 
 
 def _groups(layer: nn.Module) -> int:
@@ -311,4 +355,4 @@ def _size(module: nn.Module) -> int:
 
 def _total(macs: Iterable[int | None]) -> int | None:
     known = list(macs)
-    return None if None in known else sum(part for part in known if part is not None)
+    return sum(part for part in known if part is not None) if known and None not in known else None
