@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ttgraph.nn import HotRows, TTEmbeddingBag, TTEmbeddingBagCollection
 from ttgraph.nn.hot_rows import Refresh
+from ttgraph.ops.reference import check_ids
 from ttgraph.shape import TTShape
 
 TableKind = Literal["tt", "dense", "mixed"]
@@ -144,7 +145,7 @@ class DLRM(nn.Module):
             try:
                 pooled[name] = _pooled_dense(table, ids[name], bounds)
             except (IndexError, RuntimeError):
-                _check_ids(name, ids[name], table.num_embeddings)  # torch names neither the table nor always the id
+                check_ids(f"DLRM, table {name}", ids[name], table.num_embeddings)  # torch names no table
                 raise
         if self.trains is not None:
             chosen = [self.names.index(name) for name in self.trains.tables]
@@ -158,17 +159,6 @@ def _pooled_dense(table: nn.EmbeddingBag, ids: Tensor, bounds: Tensor | None) ->
     if bounds is None:  # the bag is the row, which costs two thirds of pooling it
         return F.embedding(ids, table.weight, sparse=table.sparse)
     return F.embedding_bag(ids, table.weight, bounds, mode="sum", sparse=table.sparse, include_last_offset=True)
-
-
-def _check_ids(name: str, ids: Tensor, num_embeddings: int) -> None:
-    """Raises the error of tensor-train tables where an id is no row."""
-    outside = ((ids < 0) | (ids >= num_embeddings)).nonzero()
-    if len(outside):
-        position = int(outside[0])
-        raise IndexError(
-            f"DLRM, table {name}: id {int(ids[position])} at position {position} is out of range for "
-            f"num_embeddings={num_embeddings}"
-        )
 
 
 def _common_dim(tables: Mapping[str, TTEmbeddingBag | nn.EmbeddingBag]) -> int:
