@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,28 @@ def checked_fractions(train_fraction: float | None, val_fraction: float | None) 
             f"{val_fraction}"
         )
     return fractions
+
+
+def check_part_sizes(sizes: Sequence[int], fractions: tuple[float, float], num_nodes: int, what: str = "nodes") -> None:
+    """Refuses a drawn split a part of which is empty.
+
+    Args:
+        sizes: Nodes to train and to validate on.
+        fractions: Of which shares of the nodes they were made.
+        num_nodes: Number of nodes that are divided.
+        what: What these are.
+
+    Raises:
+        DataError: If a part is empty, the test nodes included.
+    """
+    for name, size, fraction in zip(("train_fraction", "val_fraction"), sizes, fractions, strict=True):
+        if size < 1:
+            raise DataError(f"{name}={fraction:g} of {num_nodes} {what} is none; raise it or the number of nodes")
+    if sum(sizes) >= num_nodes:
+        raise DataError(
+            f"train_fraction={fractions[0]:g} and val_fraction={fractions[1]:g} of {num_nodes} {what} leave none to "
+            "test; lower them, or take more nodes"
+        )
 
 
 @dataclass(frozen=True, eq=False)
