@@ -59,6 +59,23 @@ def check_part_sizes(sizes: Sequence[int], fractions: tuple[float, float], num_n
         )
 
 
+def check_complete(data: Data, who: str, *more: str) -> None:
+    """Refuses a graph without something that `build_data` gives it.
+
+    Args:
+        data: The graph.
+        who: Who needs it.
+        more: What it needs beside edges, labels and masks, the number of classes and the metric.
+
+    Raises:
+        DataError: If something is missing.
+    """
+    masks = (f"{part}_mask" for part in SPLIT_CODES)
+    for key in ("edge_index", "y", *masks, "num_classes", "metric", *more):
+        if getattr(data, key, None) is None:
+            raise DataError(f"{who} needs {key}, which the graph does not have; ttgraph.data.from_pyg adds it")
+
+
 @dataclass(frozen=True, eq=False)
 class NodeLabels:
     """Classes and split of the nodes, checked.
