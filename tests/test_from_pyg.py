@@ -9,6 +9,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import from_networkx, from_scipy_sparse_matrix
 
+from ttgraph.compare import label_propagation
 from ttgraph.data import DataError, from_pyg
 from ttgraph.train import TrainConfig, train
 
@@ -134,5 +135,17 @@ def test_what_does_not_fit_is_told(given, options, message):
 
 
 def test_a_graph_that_was_not_made_ready():
-    with pytest.raises(ValueError, match="from_pyg"):
+    with pytest.raises(ValueError, match="training needs num_classes, .*from_pyg"):
         train(TrainConfig(), ring(**masks(40, 20, 30)))
+    with pytest.raises(ValueError, match="label_propagation needs num_classes, .*from_pyg"):
+        label_propagation(ring(**masks(40, 20, 30)))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_nodes_of_a_mask_without_a_label(part):
+    data = from_pyg(ring(), **FRACTIONS)
+    data.y[data[f"{part}_mask"].nonzero()[2:4]] = -1
+    first = int(data[f"{part}_mask"].nonzero()[2])
+    for run in (lambda: train(TrainConfig(), data), lambda: label_propagation(data)):
+        with pytest.raises(ValueError, match=f"2 nodes of {part}_mask have no label, the first of them node {first};"):
+            run()
