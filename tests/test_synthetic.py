@@ -424,6 +424,23 @@ def test_a_homophily_that_full_blocks_keep_from_us():
         planted_hierarchy(3000, homophily=0.72)
 
 
+@pytest.mark.parametrize(
+    ("homophily", "options"),
+    [
+        (None, dict(mu=0.1)),
+        (0.6, {}),
+        (None, dict(branching=(4, 4), level_shares=(0.0, 1.0), mu=0.4, mean_degree=60.0)),
+    ],
+)
+def test_what_a_crowded_block_cannot_take_goes_as_far_up_as_there_is_room(homophily, options):
+    data = planted_hierarchy(400, **{"num_classes": 3, "branching": (8, 8, 4), "homophily": homophily} | options)
+    assert data.num_edges == 400 * options.get("mean_degree", 11)
+    assert torch.equal(data.edge_index, data.edge_index.unique(dim=1))
+    assert data.is_undirected()
+    if homophily is not None:
+        assert edge_homophily(data.edge_index, data.y) == pytest.approx(homophily, abs=0.01)
+
+
 def test_a_streamed_hierarchy_is_one_of_the_same_model(monkeypatch):
     monkeypatch.setattr(hierarchy_stream, "_CHUNK", 1500)
     options = dict(branching=(8, 8), level_shares=(0.3, 0.7), homophily=0.55, seed=3)
