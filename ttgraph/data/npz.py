@@ -124,7 +124,7 @@ def write_npz(data: Data, path: str | Path, *, undirected: bool = True) -> None:
         "meta": np.array(json.dumps(meta)),
         **{key: data[key].numpy() for key in ("x", *PLANTED) if key in data},
     }
-    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_edges(archive, data.edge_index.numpy(), data.num_nodes, undirected)
         for key, array in arrays.items():
             _write_array(archive, key, _narrowest(array), array.shape, _chunks(array.reshape(-1)))
@@ -143,7 +143,7 @@ def write_pyg(data: Data, path: str | Path) -> None:
     Raises:
         WriteError: If the file cannot be written, a full disk included.
     """
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         torch.save(data, temporary)
 
 
