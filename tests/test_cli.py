@@ -710,6 +710,23 @@ class stopped:
         return True
 
 
+def test_a_reader_that_has_enough_ends_the_output_quietly(here, capfd, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        assert run("info", "g.npz") == 141
+    assert "Broken pipe" not in capfd.readouterr().err
+
+    def fail(*args, **kwargs):
+        raise BrokenPipeError(32, "Broken pipe")  # of a process, not of the output
+
+    monkeypatch.undo()
+    monkeypatch.setattr("ttgraph.data.load_dataset", fail)
+    assert run("info", "g.npz") == 2
+    assert "Broken pipe" in capfd.readouterr().err
+
+
 def test_interrupt_while_loading(here, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

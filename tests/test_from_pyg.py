@@ -9,15 +9,16 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import from_networkx, from_scipy_sparse_matrix
 
+from ttgraph.compare import label_propagation
 from ttgraph.data import DataError, from_pyg
 from ttgraph.train import TrainConfig, train
 
 FRACTIONS = dict(train_fraction=0.5, val_fraction=0.25)
 
 
-def ring(num_nodes=40, **attributes):
-    ids = torch.arange(num_nodes)
-    return Data(edge_index=torch.stack([ids, ids.roll(-1)]), y=ids % 4, **attributes)
+def ring(size=40, **attributes):
+    ids = torch.arange(size)
+    return Data(edge_index=torch.stack([ids, ids.roll(-1)]), **{"y": ids % 4} | attributes)
 
 
 def masks(num_nodes, *bounds):
@@ -56,8 +57,23 @@ def test_one_of_several_splits():
     columns = [masks(40, 20, 30), masks(40, 10, 20)]
     given = ring(**{key: torch.stack([column[key] for column in columns], dim=1) for key in columns[0]})
     assert int(from_pyg(given, split=1).train_mask.sum()) == 10
-    with pytest.raises(DataError, match="no split 2; train_mask holds 0 to 1"):
+    with pytest.raises(DataError, match="no split 2; it has 2 splits, 0 to 1"):
         from_pyg(given, split=2)
+    given.test_mask = given.test_mask[:, 1]  # of all splits, as WikiCS has it
+    assert int(from_pyg(given, split=1).test_mask.sum()) == 20
+    for options in ({}, FRACTIONS):
+        with pytest.raises(DataError, match="no split 3; it has 1 split, number 0"):
+            from_pyg(ring(**masks(40, 20, 30)), split=3, **options)
+
+
+def test_what_numpy_has_serves_as_well():
+    given = ring(**masks(40, 20, 30))
+    arrays = Data(**{key: value.numpy() for key, value in given})
+    lists = Data(**{key: value.tolist() for key, value in given})
+    for other in (arrays, lists):
+        assert from_pyg(other).to_dict().keys() == from_pyg(given).to_dict().keys()
+        for key in ("edge_index", "y", "train_mask", "val_mask", "test_mask"):
+            assert torch.equal(from_pyg(other)[key], from_pyg(given)[key])
 
 
 def test_networkx_and_scipy_give_the_same_graph():
@@ -92,7 +108,24 @@ def test_it_trains():
         (ring(), dict(train_fraction=0.8, val_fraction=0.2), "leave test nodes"),
         (ring(**masks(40, 20, 30) | {"val_mask": torch.arange(40) < 5}), {}, "val_mask shares nodes"),
         (ring(**masks(40, 20, 30) | {"test_mask": torch.arange(40)}), {}, "test_mask must be bool"),
-        (ring(**masks(20, 10, 15)), {}, r"must be bool of shape \(40,\)"),
+        (ring(**masks(20, 10, 15)), {}, "y is for 40 nodes, train_mask for 20; each node needs a row of both"),
+        (
+            ring(**masks(40, 20, 30) | {"test_mask": torch.ones(40, 1, 1) > 0}),
+            {},
+            "test_mask must be bool",
+        ),
+        (ring(x=torch.ones(50, 3)), FRACTIONS, "y is for 40 nodes, x for 50"),
+        (ring(num_nodes=50), FRACTIONS, "num_nodes is for 50 nodes, y for 40"),
+        (ring(y=torch.eye(4)[torch.arange(40) % 4]), FRACTIONS, r"got \(40, 4\); .* y.argmax\(1\) gives that"),
+        (ring(y=torch.tensor(3)), FRACTIONS, "y must hold one class for each node"),
+        (ring(y=[["a", "b"]]), FRACTIONS, "y must be a tensor or an array of numbers"),
+        (ring(y=torch.arange(40) / 2), FRACTIONS, "y of node 1 is 0.5, which is no class; number the classes"),
+        (ring(y=torch.full((40,), torch.inf)), FRACTIONS, "y of node 0 is inf, which is no class"),
+        (
+            ring(y=torch.tensor([0, 0] + 38 * [torch.nan])),
+            FRACTIONS,
+            "of 2 labelled nodes leave none to test",
+        ),
         (ring(), FRACTIONS | dict(num_classes=2), "label 3 of node 3 is out of range"),
     ],
 )
@@ -102,5 +135,17 @@ def test_what_does_not_fit_is_told(given, options, message):
 
 
 def test_a_graph_that_was_not_made_ready():
-    with pytest.raises(ValueError, match="from_pyg"):
+    with pytest.raises(ValueError, match="training needs num_classes, .*from_pyg"):
         train(TrainConfig(), ring(**masks(40, 20, 30)))
+    with pytest.raises(ValueError, match="label_propagation needs num_classes, .*from_pyg"):
+        label_propagation(ring(**masks(40, 20, 30)))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_nodes_of_a_mask_without_a_label(part):
+    data = from_pyg(ring(), **FRACTIONS)
+    data.y[data[f"{part}_mask"].nonzero()[2:4]] = -1
+    first = int(data[f"{part}_mask"].nonzero()[2])
+    for run in (lambda: train(TrainConfig(), data), lambda: label_propagation(data)):
+        with pytest.raises(ValueError, match=f"2 nodes of {part}_mask have no label, the first of them node {first};"):
+            run()

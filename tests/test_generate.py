@@ -237,6 +237,15 @@ def test_npz_of_unlabelled_nodes_and_of_one_direction(graph):
         assert arrays["edge_index"].tolist() == directed.edge_index.tolist()
         assert arrays["y"].tolist() == directed.y.tolist()
     assert load_npz("g.npz").edge_index.tolist() == [[0, 1, 3, 4], [4, 3, 1, 0]]
+    before = Path("g.npz").read_bytes()
+    # As many edges in one direction as in the other, and the same degrees, are not yet the same edges.
+    for edges in ([[3, 0, 2], [1, 4, 2]], [[0, 2, 4, 1], [1, 3, 0, 2]], [[0, 1, 2, 1, 0, 3], [1, 2, 0, 0, 3, 0]]):
+        directed.edge_index = torch.tensor(edges)
+        with pytest.raises(DataError, match="some edges have no other; pass undirected=False"):
+            write_npz(directed, "g.npz")
+    assert Path("g.npz").read_bytes() == before
+    with pytest.raises(DataError, match="write_npz needs train_mask, .*from_pyg adds it"):
+        write_npz(Data(edge_index=directed.edge_index, y=directed.y), "g.npz")
 
 
 @pytest.mark.parametrize(("key", "value"), [("block", np.zeros((3, 1), int)), ("arrival", np.zeros(500))])

@@ -70,6 +70,11 @@ def test_a_picture_that_cannot_be_written(tmp_path):
         plot_curves(HISTORY, tmp_path / "nowhere" / "curves.png")
 
 
+def test_a_path_may_be_a_string(tmp_path):
+    plot_curves(HISTORY, str(tmp_path / "curves.png"))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_needs_neither_a_display_nor_pyplot():
     """A figure of its own: nothing global is set up, and importing the module costs no matplotlib."""
     code = (
@@ -173,6 +178,22 @@ def test_points_that_are_no_plane_are_refused():
             plot_embedding(wrong)
     with pytest.raises(ValueError, match="needs a group for each of 5 points, got 4"):
         plot_embedding(torch.zeros(5, 2), torch.zeros(4))
+
+    points = torch.zeros(5, 3)
+    points[[2, 4], 1] = torch.nan
+    with pytest.raises(ValueError, match="needs finite points, 2 are not, the first of them row 2"):
+        plot_embedding(points)
+
+
+def test_numbers_that_are_no_picture_are_refused():
+    assert points(plot_degrees(torch.tensor([1.0, 2.0])).axes[0]) == [[(1, 1), (2, 0.5)]]  # whole, as sums often are
+    for wrong, told in (([0.0, 1.5], "1.5 of node 1"), ([0, -2], "-2 of node 1"), ([[1]], r"shape \(1, 1\)")):
+        with pytest.raises(ValueError, match=f"plot_degrees needs .* got {told}"):
+            plot_degrees(torch.tensor(wrong))
+    with pytest.raises(ValueError, match="needs a name for each of 3 classes, got 1"):
+        plot_compatibility(torch.eye(3), names=["a"])
+    with pytest.raises(ValueError, match="needs epoch and loss of every row, row 1 has epoch"):
+        plot_curves([*HISTORY[:1], {"epoch": 2}])
 
 
 def test_digit_homophily_has_a_line_for_each_order(tmp_path):

@@ -211,11 +211,38 @@ def test_edges_alone_make_a_graph_without_labels(tmp_path):
 
 def test_no_edges_are_a_graph_where_something_tells_its_nodes(tmp_path):
     (tmp_path / "edges.csv").write_text("source,target\n")
-    with pytest.raises(DataError, match="has no edges, and nothing says how many nodes; pass num_nodes"):
+    with pytest.raises(DataError, match="has no edges, and nothing says how many nodes; pass num_nodes .--num-nodes"):
         prepare(open_source(tmp_path / "edges.csv"), tmp_path / "none")
     for order in ("natural", "random"):
         graph = prepare(open_source(tmp_path / "edges.csv", num_nodes=4), tmp_path / order, order=order)
         assert graph.csr.offsets.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("order", ["random", "natural"])
+def test_a_list_of_edges_with_large_gaps_leaves_its_folder_to_the_next(tmp_path, order):
+    (tmp_path / "gaps.csv").write_text("1,2\n2,1000000000000\n")
+    (tmp_path / "edges.csv").write_text("0,1\n1,2\n")
+    with pytest.raises(DataError, match="the highest id is 1000000000000"):
+        prepare(open_source(tmp_path / "gaps.csv"), tmp_path / "out", order=order)
+    assert prepare(open_source(tmp_path / "edges.csv"), tmp_path / "out", order=order).num_nodes == 3
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_comments_before_a_list_of_edges(tmp_path):
+    for text in ("# a network\n# of three nodes\nsource,target\n0,1\n2,1\n", "#source,target\n0,1\n2,1\n"):
+        (tmp_path / "edges.csv").write_text(text)
+        assert np.concatenate(list(open_source(tmp_path / "edges.csv").chunks()), axis=1).tolist() == [[0, 2], [1, 1]]
+    (tmp_path / "edges.csv").write_text("# nothing else\n")
+    assert sum(chunk.shape[1] for chunk in open_source(tmp_path / "edges.csv").chunks()) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("roads.tsv", "ends in .csv, .csv.gz, .parquet, with commas"), ("g.pt", "from_pyg .* write_npz")]
+)
+def test_a_file_of_another_kind_is_told_what_to_become(tmp_path, name, told):
+    (tmp_path / name).write_text("0\t1\n")
+    with pytest.raises(DataError, match=told):
+        open_source(tmp_path / name)
 
 
 def test_spaces_after_commas_are_none_of_the_fields(tmp_path):
@@ -232,14 +259,17 @@ def test_spaces_after_commas_are_none_of_the_fields(tmp_path):
 
 
 BAD_EDGES = {
-    "0,1\n1,x\n": "edges.csv: cannot be read .*; mend it",
+    "0,1\n1,x\n": "edges.csv: target holds x; source and target must be whole numbers from 0.*pandas.factorize",
+    "source,target,weight\nalice,bob,1\n": "edges.csv: source holds alice; source and target must be whole numbers",
+    "source,target\n1,2\n2,1000000000000\n": "the highest id is 1000000000000, and there are 2 edges; ids must be 0 to",
+    "# one\n# more\n0,1\n1,x\n": "target holds x",
     "0,1\n1\n": "edges.csv: cannot be read",
     "0,1\n1,2,3\n": "edges.csv: cannot be read",
     "0,1,2\n": "its first line has 3 fields",
     "0,1\n-4,2\n": "an edge leads to node -4; ids begin at 0",
-    "0,1\n0,99999999999999999999\n": "edges.csv: cannot be read",
+    "0,1\n0,99999999999999999999\n": "edges.csv: target holds 99999999999999999999; source and",
     "from,to\n0,1\n": "has no column source and no column target; it has from, to",
-    "source,target\n0.5,1\n": "edges.csv: cannot be read",
+    "source,target\n0.5,1\n": "edges.csv: source holds 0.5; source and",
     "source\ttarget\n0\t1\n": "it has source\ttarget; put commas between the columns",
     "0 1\n1 2\n": "it has 0 1; put commas between the columns",
     "0," + "1" * 200_000: "edges.csv: cannot be read",
@@ -258,13 +288,13 @@ BAD_NODES = {
     "label,split\n": "has 0 rows, the graph has num_nodes=4",
     "label\n0\n": "has no column split; it has label",
     "label,split\n0,train\n1,val\n0,exam\n1,\n": "split holds 'exam'; it may be train, val, test",
-    "label,split\n0,train\n1.5,val\n0,test\n1,\n": "label holds 1.5, which is no whole number",
+    "label,split\n0,train\n1.5,val\n0,test\n1,\n": "label holds 1.5, which is no whole number; number the classes",
     "label,split\n0,train\ncat,val\n0,test\n1,\n": "label holds cat, which is no whole number",
     "label,split\n0,train\n,val\n0,test\n1,\n": "1 nodes of the split have no label, the first of them node 1",
     "label,split\n0,train\n1,val\n0,train\n1,\n": "the split has no test nodes",
     "node,label,split\n0,0,train\n0,1,val\n": "names a node twice before row 3",
     "node,label,split\n7,0,train\n": "has node 7, the graph has num_nodes=4",
-    "node,label,split\n,0,train\n": "node holds nan, which is no whole number",
+    "node,label,split\n,0,train\n": "node holds nan, which is no whole number; number the nodes from 0",
 }
 
 

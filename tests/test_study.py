@@ -26,6 +26,8 @@ from scipy.stats import spearmanr
 
 import ttgraph.study.job as module
 from ttgraph.cli import main
+from ttgraph.cnn import CNNConfig
+from ttgraph.compare import CompareConfig
 from ttgraph.graph import edge_homophily
 from ttgraph.init import spectral_energy
 from ttgraph.study import Cell, HomophilyConfig, homophily_study
@@ -34,7 +36,7 @@ from ttgraph.study.findings import correlations, findings, spelled
 from ttgraph.study.folder import read_failure, write_cell
 from ttgraph.study.graph import StudyGraph, make_graph
 from ttgraph.study.processes import run_jobs
-from ttgraph.train import CheckpointError, Interrupted
+from ttgraph.train import CheckpointError, Interrupted, TrainConfig
 from ttgraph.train.embedding import plan_shape
 
 SMALL = HomophilyConfig(
@@ -125,11 +127,18 @@ def test_full_is_the_grid_of_the_real_study():
         ({"workers": 0}, "workers must be at least 1"),
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"rank": (0,)}, "rank must be at least 1"),
+        ({"train_fraction": 0.5}, "train_fraction must be above 0 and below 0.5, for as many nodes are for validation"),
     ],
 )
 def test_a_bad_grid_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, CompareConfig, CNNConfig, HomophilyConfig])
+def test_the_folder_of_results_may_be_a_string(kind):
+    assert kind(out="runs/mine").out == Path("runs/mine")
+    assert kind().out is None
 
 
 @pytest.mark.parametrize("changes", [{"homophily": (0.2, 1.0)}, {"dim": 13}])

@@ -336,7 +336,8 @@ def test_apportion_has_an_exact_sum_within_the_capacities(entries, fill):
         ({"mean_degree": -1.0}, "mean_degree must be 0 to 999, as a simple graph of num_nodes=1000 permits"),
         ({"degree_exponent": 2.0}, "degree_exponent must be above 2"),
         ({"mean_degree": 70.0, "mu": 0.0, "level_shares": (0.0, 1.0)}, "edges do not fit into the blocks"),
-        ({"train_fraction": 0.0001}, "the split has no training nodes"),
+        ({"train_fraction": 0.0001}, "train_fraction=0.0001 of 1000 nodes is none; raise it or the number of nodes"),
+        ({"train_fraction": 0.5, "val_fraction": 0.4999}, "val_fraction=0.4999 of 1000 nodes leave none to test"),
         ({"homophily": 0.99}, r"homophily must be 0\.2\d* to 0\.6\d*, from mu=1 to mu=0 .* got 0.99"),
         ({"homophily": 0.01}, r"homophily must be 0\.2\d* to 0\.6\d*"),
     ],
@@ -421,6 +422,23 @@ def test_a_homophily_that_full_blocks_shift_is_met(homophily):
 def test_a_homophily_that_full_blocks_keep_from_us():
     with pytest.raises(ValueError, match=r"homophily=0.72 cannot be had: at mu=0 it is 0\.[456]"):
         planted_hierarchy(3000, homophily=0.72)
+
+
+@pytest.mark.parametrize(
+    ("homophily", "options"),
+    [
+        (None, dict(mu=0.1)),
+        (0.6, {}),
+        (None, dict(branching=(4, 4), level_shares=(0.0, 1.0), mu=0.4, mean_degree=60.0)),
+    ],
+)
+def test_what_a_crowded_block_cannot_take_goes_as_far_up_as_there_is_room(homophily, options):
+    data = planted_hierarchy(400, **{"num_classes": 3, "branching": (8, 8, 4), "homophily": homophily} | options)
+    assert data.num_edges == 400 * options.get("mean_degree", 11)
+    assert torch.equal(data.edge_index, data.edge_index.unique(dim=1))
+    assert data.is_undirected()
+    if homophily is not None:
+        assert edge_homophily(data.edge_index, data.y) == pytest.approx(homophily, abs=0.01)
 
 
 def test_a_streamed_hierarchy_is_one_of_the_same_model(monkeypatch):

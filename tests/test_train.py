@@ -181,7 +181,7 @@ def test_test_labels_choose_nothing(data):
 
 
 def test_writes_everything_about_a_run(data, tmp_path):
-    result = train(replace(SMALL, out=tmp_path / "run"), data)
+    result = train(replace(SMALL, out=str(tmp_path / "run")), data)  # as a script may have it
     folder = tmp_path / "run"
     summary = json.loads((folder / "summary.json").read_text())
     wanted = {"test", "val", "metric", "embedding_params", "compression", "best_epoch", "seconds"}

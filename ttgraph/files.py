@@ -13,14 +13,14 @@ class WriteError(OSError):
     """A file that could not be written; what was there before is untouched."""
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: str | Path) -> None:
     """Make a folder, and those above it, where it is not there yet.
 
     Raises:
         WriteError: If it cannot be made, or is a file.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"cannot make the folder {path}: {error.strerror or error}; choose another") from error
 
@@ -39,7 +39,7 @@ def append(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place once the block has ended well.
 
     Args:
@@ -51,6 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: If the file cannot be written, a full disk included.
     """
+    path = Path(path)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``ttgraph``; those of the process by default.
 
     Returns:
-        The exit code: 0, 2 on bad input, 130 when interrupted.
+        The exit code: 0, 2 on bad input, 130 when interrupted, 141 where nobody reads on, as of ``| head``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--version"]:
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, run = _parse(words)
         run(config)
+        sys.stdout.flush()
     except Interrupted as stop:
         print(f"ttgraph: {stop}; run the same command with --resume to go on", file=sys.stderr)
         return 130
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except (ValueError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
         give_way(error)
         print(f"ttgraph: error: {error or type(error).__name__}", file=sys.stderr)
         return 2
@@ -77,6 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ttgraph: error: out of memory: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the output that is a broken pipe; what is left of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def keep_freed_memory() -> None:

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from ttgraph.models.resnet import Layers, ResNetName
 from ttgraph.nn.weights import Format
-from ttgraph.train.config import check_at_least, check_seed, check_threads
+from ttgraph.train.config import check_at_least, check_seed, check_threads, set_out
 
 ImagesName = Annotated[Positional[str], arg(metavar="DATA")]
 Augment = Literal["auto", "none", "shift", "shift+flip"]
@@ -81,6 +81,7 @@ class CNNConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "width", "epochs", "patience", "batch_size")
         check_threads(self.threads)
+        set_out(self)
         check_at_least(self, 0, "split_seed", "weight_decay")
         check_seed(self.seed)
         if not self.lr > 0:

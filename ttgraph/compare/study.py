@@ -90,8 +90,12 @@ def label_propagation(data: Data) -> dict[str, Any]:
     Returns:
         A row as those of :func:`compare`.
 
+    Raises:
+        ValueError: If the graph lacks labels, masks or the metric, as :func:`ttgraph.data.from_pyg` gives them.
+
     Source: Zhou et al., "Learning with Local and Global Consistency" (NeurIPS 2003).
     """
+    check_metric(data, "label_propagation")
     csr = CSR.undirected(data.edge_index, data.num_nodes)
 
     def scored(setting: Any, mask: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,45 @@ def checked_fractions(train_fraction: float | None, val_fraction: float | None) 
             f"{val_fraction}"
         )
     return fractions
+
+
+def check_part_sizes(sizes: Sequence[int], fractions: tuple[float, float], num_nodes: int, what: str = "nodes") -> None:
+    """Refuses a drawn split a part of which is empty.
+
+    Args:
+        sizes: Nodes to train and to validate on.
+        fractions: Of which shares of the nodes they were made.
+        num_nodes: Number of nodes that are divided.
+        what: What these are.
+
+    Raises:
+        DataError: If a part is empty, the test nodes included.
+    """
+    for name, size, fraction in zip(("train_fraction", "val_fraction"), sizes, fractions, strict=True):
+        if size < 1:
+            raise DataError(f"{name}={fraction:g} of {num_nodes} {what} is none; raise it or the number of nodes")
+    if sum(sizes) >= num_nodes:
+        raise DataError(
+            f"train_fraction={fractions[0]:g} and val_fraction={fractions[1]:g} of {num_nodes} {what} leave none to "
+            "test; lower them, or take more nodes"
+        )
+
+
+def check_complete(data: Data, who: str, *more: str) -> None:
+    """Refuses a graph without something that `build_data` gives it.
+
+    Args:
+        data: The graph.
+        who: Who needs it.
+        more: What it needs beside edges, labels and masks, the number of classes and the metric.
+
+    Raises:
+        DataError: If something is missing.
+    """
+    masks = (f"{part}_mask" for part in SPLIT_CODES)
+    for key in ("edge_index", "y", *masks, "num_classes", "metric", *more):
+        if getattr(data, key, None) is None:
+            raise DataError(f"{who} needs {key}, which the graph does not have; ttgraph.data.from_pyg adds it")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ttgraph.data.build import SPLIT_CODES, DataError, build_data, checked_fractions
+from ttgraph.data.build import (
+    SPLIT_CODES,
+    DataError,
+    build_data,
+    check_part_sizes,
+    check_split_index,
+    checked_fractions,
+)
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -30,7 +38,7 @@ def from_pyg(
 
     Args:
         data: A graph with ``edge_index`` and ``y``, -1 or NaN for an unlabelled node, and, unless fractions are given,
-            ``train_mask``, ``val_mask`` and ``test_mask``.
+            ``train_mask``, ``val_mask`` and ``test_mask``; tensors, or what numpy has.
         split: Which column of masks that hold several splits.
         train_fraction: Share of the labelled nodes to train on, drawn at random in place of the masks.
         val_fraction: Likewise to validate on; the others are for testing.
@@ -56,19 +64,17 @@ def from_pyg(
     for key in ("edge_index", "y"):
         if getattr(data, key, None) is None:
             raise DataError(f"{name}: the graph has no {key}; node classification needs it")
-    y = data.y.detach().cpu().reshape(-1)
-    num_nodes = int(data.num_nodes) if "num_nodes" in data else len(y)  # PyG would guess from the edges
-    if len(y) != num_nodes:
-        raise DataError(f"{name}: y must have a class for each of {num_nodes} nodes, got shape {tuple(data.y.shape)}")
-    labels = (y.nan_to_num(-1) if y.is_floating_point() else y).long().numpy()
+    labels = _labels(data, name)
+    num_nodes = _count_nodes(data, name)
     if train_fraction is None and val_fraction is None:
         codes = _given_split(data, num_nodes, name, split)
     else:
+        check_split_index(name, split, 1)
         codes = _drawn_split(labels, checked_fractions(train_fraction, val_fraction), seed)
     return build_data(
         name,
         name=name,
-        edge_index=data.edge_index.cpu().numpy(),
+        edge_index=_tensor(data, "edge_index", name).numpy(),
         num_nodes=num_nodes,
         y=labels,
         split=codes,
@@ -77,26 +83,71 @@ def from_pyg(
     )
 
 
+def _tensor(data: Data, key: str, name: str) -> Tensor:
+    """What the graph holds under a key, a tensor, an array or a list, on the CPU."""
+    try:
+        return torch.as_tensor(data[key]).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: {key} must be a tensor or an array of numbers ({error})") from error
+
+
+def _labels(data: Data, name: str) -> np.ndarray:
+    """Classes, -1 where there is none."""  # (num_nodes,) int64
+    y = _tensor(data, "y", name)
+    if y.dim() not in (1, 2) or y.shape[1:].numel() != 1:
+        raise DataError(
+            f"{name}: y must hold one class for each node, of shape (num_nodes,), got {tuple(y.shape)}; where its "
+            "columns are classes, y.argmax(1) gives that"
+        )
+    y = y.flatten()
+    if y.is_floating_point():
+        y = y.double().masked_fill(y.isnan(), -1)
+        wrong = ~y.isfinite() | (y != y.round())
+        if wrong.any():
+            node = int(wrong.nonzero()[0])
+            raise DataError(
+                f"{name}: y of node {node} is {float(y[node]):g}, which is no class; number the classes from 0, with "
+                "-1 or NaN for a node without one"
+            )
+    return y.long().numpy()
+
+
+def _count_nodes(data: Data, name: str) -> int:
+    """The number of nodes, on which all that has a row for each of them must agree."""
+    counts = {"num_nodes": int(data.num_nodes)} if "num_nodes" in data else {}  # else PyG would guess from the edges
+    for key in ("y", "x", "pos", *(f"{part}_mask" for part in SPLIT_CODES)):
+        if getattr(data, key, None) is not None:
+            counts[key] = (*np.shape(data[key]), 0)[0]
+    (first, num_nodes), *others = counts.items()
+    for key, count in others:
+        if count != num_nodes:
+            raise DataError(
+                f"{name}: {first} is for {num_nodes} nodes, {key} for {count}; each node needs a row of both"
+            )
+    return num_nodes
+
+
 def _given_split(data: Data, num_nodes: int, name: str, split: int) -> np.ndarray:
     """Codes of the masks."""  # (num_nodes,) int8
-    codes = np.zeros(num_nodes, dtype=np.int8)
-    for part, code in SPLIT_CODES.items():
-        mask = getattr(data, f"{part}_mask", None)
-        if mask is None:
-            raise DataError(f"{name}: the graph has no {part}_mask; add it, or pass train_fraction and val_fraction")
-        mask = mask.cpu()
-        columns = mask.shape[1] if mask.dim() == 2 else 1
-        if mask.dim() == 2:
-            if not 0 <= split < columns:
-                raise DataError(f"{name}: there is no split {split}; {part}_mask holds 0 to {columns - 1}")
-            mask = mask[:, split]
-        if mask.dtype != torch.bool or len(mask) != len(codes):
+    masks = {}
+    for part in SPLIT_CODES:
+        key = f"{part}_mask"
+        if getattr(data, key, None) is None:
+            raise DataError(f"{name}: the graph has no {key}; add it, or pass train_fraction and val_fraction")
+        masks[part] = mask = _tensor(data, key, name)
+        if mask.dtype != torch.bool or mask.dim() not in (1, 2):
             raise DataError(
-                f"{name}: {part}_mask must be bool of shape ({len(codes)},), got {mask.dtype} of {tuple(mask.shape)}"
+                f"{name}: {key} must be bool of shape ({num_nodes},) or ({num_nodes}, num_splits), got {mask.dtype} of "
+                f"{tuple(mask.shape)}"
             )
-        if codes[mask.numpy()].any():
+    # A mask of one column is that of every split.
+    check_split_index(name, split, min((mask.shape[1] for mask in masks.values() if mask.dim() == 2), default=1))
+    codes = np.zeros(num_nodes, dtype=np.int8)
+    for part, mask in masks.items():
+        chosen = (mask if mask.dim() == 1 else mask[:, split]).numpy()
+        if codes[chosen].any():
             raise DataError(f"{name}: {part}_mask shares nodes with another mask; a node is in one part of a split")
-        codes[mask.numpy()] = code
+        codes[chosen] = SPLIT_CODES[part]
     return codes
 
 
@@ -104,6 +155,7 @@ def _drawn_split(labels: np.ndarray, fractions: tuple[float, float], seed: int) 
     """Codes drawn among the labelled nodes."""  # (num_nodes,) int8
     labelled = np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))
     sizes = [max(1, round(len(labelled) * fraction)) for fraction in fractions]
+    check_part_sizes(sizes, fractions, len(labelled), "labelled nodes")
     codes = np.zeros(len(labels), dtype=np.int8)
     codes[labelled] = SPLIT_CODES["test"]
     codes[labelled[: sum(sizes)]] = SPLIT_CODES["val"]

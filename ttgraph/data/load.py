@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of a generated graph, both directions of an edge, and the keys that the sampler sorts.
 _BYTES_PER_EDGE = 112
+# Of a file that may be such a list.
+_LISTS = "`ttgraph prepare` reads lists of edges, too: .csv, .csv.gz and .parquet"
 
 
 def load_dataset(
@@ -67,14 +69,18 @@ def load_dataset(
     raise no_dataset(source)
 
 
-def no_dataset(source: str | Path) -> DataError:
-    """What to say where nothing is known to be a dataset."""
+def no_dataset(source: str | Path, lists: str = _LISTS) -> DataError:
+    """What to say where nothing is known to be a dataset.
+
+    Args:
+        source: What is none.
+        lists: Where there is a file, what becomes of lists of edges.
+    """
     path, recipes = Path(source).expanduser(), list_recipes()
     if path.is_file():
-        return DataError(
-            f"{path}: neither a .npz nor a .toml recipe nor a folder in OGB's layout; `ttgraph prepare` reads lists of "
-            "edges, too"
-        )
+        torchs = path.suffix in (".pt", ".pth")
+        cure = "load it with torch.load, and write what from_pyg makes of that with write_npz" if torchs else lists
+        return DataError(f"{path}: neither a .npz nor a .toml recipe nor a folder in OGB's layout; {cure}")
     near = difflib.get_close_matches(str(source), recipes, n=1)
     return DataError(
         f"{source}: no such file or folder in {Path.cwd()}, and no recipe of that name (there are "

@@ -18,9 +18,11 @@ from ttgraph.data.build import (
     DataError,
     NodeLabels,
     build_data,
+    check_complete,
     check_labels,
     check_split_index,
 )
+from ttgraph.data.mixing import mix
 from ttgraph.data.recipe import Recipe
 from ttgraph.files import replacing
 
@@ -100,6 +102,7 @@ def write_npz(data: Data, path: str | Path, *, undirected: bool = True) -> None:
             written as they are, for a recipe that says so.
 
     Raises:
+        DataError: If the graph lacks what the format holds, or one direction of an edge that was to have both.
         WriteError: If the file cannot be written, a full disk included.
 
     Example:
@@ -111,6 +114,7 @@ def write_npz(data: Data, path: str | Path, *, undirected: bool = True) -> None:
         ...     torch.equal(load_dataset(f"{folder}/graph.npz").edge_index, data.edge_index)
         True
     """
+    check_complete(data, "write_npz", "name")
     split = torch.stack([data[f"{part}_mask"] * code for part, code in SPLIT_CODES.items()]).sum(0, dtype=torch.uint8)
     meta = {"name": data.name, "classes": data.num_classes, "metric": data.metric}
     arrays = {
@@ -120,7 +124,7 @@ def write_npz(data: Data, path: str | Path, *, undirected: bool = True) -> None:
         "meta": np.array(json.dumps(meta)),
         **{key: data[key].numpy() for key in ("x", *PLANTED) if key in data},
     }
-    with replacing(Path(path)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_edges(archive, data.edge_index.numpy(), data.num_nodes, undirected)
         for key, array in arrays.items():
             _write_array(archive, key, _narrowest(array), array.shape, _chunks(array.reshape(-1)))
@@ -139,7 +143,7 @@ def write_pyg(data: Data, path: str | Path) -> None:
     Raises:
         WriteError: If the file cannot be written, a full disk included.
     """
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         torch.save(data, temporary)
 
 
@@ -178,9 +182,26 @@ def _write_edges(archive: zipfile.ZipFile, edge_index: np.ndarray, num_nodes: in
             chunk = edge_index[:, begin : begin + _CHUNK]
             yield chunk[row, chunk[0] <= chunk[1]] if undirected else chunk[row]
 
+    if undirected and not _is_symmetric(edge_index, num_nodes):
+        raise DataError(
+            "write_npz writes one direction of every edge, but some edges have no other; pass undirected=False to "
+            "write all as they are, or make the graph undirected by ttgraph.data.from_pyg"
+        )
     num_edges = sum(map(len, ends(0)))
     dtype = np.min_scalar_type(-max(num_nodes, 1))
     _write_array(archive, "edge_index", dtype, (2, num_edges), (chunk for row in (0, 1) for chunk in ends(row)))
+
+
+def _is_symmetric(edge_index: np.ndarray, num_nodes: int) -> bool:
+    """Whether every edge is there in both directions: the hashes of either sum to the same, which takes no memory."""
+    sums = [0, 0]
+    for begin in range(0, edge_index.shape[1], _CHUNK):
+        source, target = edge_index[:, begin : begin + _CHUNK]
+        for number, (low, high) in enumerate(((source, target), (target, source))):
+            one_way = low < high
+            keys = low[one_way].astype(np.uint64) * np.uint64(num_nodes) + high[one_way].astype(np.uint64)
+            sums[number] += int(mix(keys).sum())
+    return (sums[0] - sums[1]) % (1 << 64) == 0
 
 
 def _chunks(flat: np.ndarray) -> Iterator[np.ndarray]:

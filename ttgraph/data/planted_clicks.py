@@ -14,6 +14,7 @@ import numpy as np
 
 from ttgraph.data.build import DataError
 from ttgraph.data.click_log import ClickLog, Rows, write_click_log
+from ttgraph.data.mixing import mix
 from ttgraph.files import replacing
 
 # Rows of the tables of Criteo's Kaggle log, each value of a column its own row.
@@ -211,7 +212,7 @@ class _Table:
     def features(self, ranks: np.ndarray, share: float) -> np.ndarray:
         """Effect and latent vector of each item, (1 + _LATENT, count) float32 of unit variance."""
         clusters = self.place(ranks) * self.clusters // self.size  # a cluster is a range of places
-        bits = _mix(ranks.astype(np.uint64) + np.uint64(self.keys[2]))
+        bits = mix(ranks.astype(np.uint64) + np.uint64(self.keys[2]))
         features = self.of_cluster.take(clusters, axis=1)
         features *= math.sqrt(share)
         # Uniform numbers of unit variance, from 12 bits each: five of them in one hash.
@@ -220,16 +221,6 @@ class _Table:
             row += ((bits & np.uint64(4095)).astype(np.float32) - 2047.5) * np.float32(scale)
             bits >>= np.uint64(12)
         return features
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-    """A well mixed uint64 of each: splitmix64, which needs no state."""
-    bits = bits * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits ^= bits >> np.uint64(shift)
-        bits *= np.uint64(factor)
-    bits ^= bits >> np.uint64(31)
-    return bits
 
 
 def _shuffle(values: np.ndarray, size: int, key: int) -> np.ndarray:

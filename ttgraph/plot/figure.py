@@ -30,7 +30,7 @@ def new_figure(title: str = "", names: int = 0) -> Figure:
     return figure
 
 
-def named(figure: Figure, path: Path | None) -> Figure:
+def named(figure: Figure, path: str | Path | None) -> Figure:
     """With a grid, and the names of the contenders, if any, below; written to a file, if any."""
     axes = figure.axes[0]
     axes.grid(alpha=0.3)
@@ -39,7 +39,7 @@ def named(figure: Figure, path: Path | None) -> Figure:
     return written(figure, path)
 
 
-def written(figure: Figure, path: Path | None) -> Figure:
+def written(figure: Figure, path: str | Path | None) -> Figure:
     """The same figure, written to a file, if any."""
     if path is not None:
         with replacing(path) as temporary:

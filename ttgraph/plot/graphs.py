@@ -19,7 +19,7 @@ _MOST_NUMBERS = 15  # classes up to which every cell of a heat map has its numbe
 _MOST_COLOURS = 20  # groups up to which each has a colour and a name of its own
 
 
-def plot_degrees(degrees: Tensor, path: Path | None = None, title: str = "") -> Figure:
+def plot_degrees(degrees: Tensor, path: str | Path | None = None, title: str = "") -> Figure:
     """Plot which share of the nodes has at least a degree, both on a logarithmic axis.
 
     A power law is a straight line there, with the exponent of the degrees less one as its slope.
@@ -32,12 +32,20 @@ def plot_degrees(degrees: Tensor, path: Path | None = None, title: str = "") -> 
     Returns:
         The figure.
 
+    Raises:
+        ValueError: If the degrees are no whole numbers from 0.
+
     Example:
         >>> figure = plot_degrees(torch.tensor([1, 1, 2, 4]))
         >>> figure.axes[0].lines[0].get_xydata().tolist()
         [[1.0, 1.0], [2.0, 0.5], [4.0, 0.25]]
     """
-    counts = np.bincount(_array(degrees))
+    found = _array(degrees)
+    wrong = ~((found >= 0) & (found % 1 == 0))
+    if found.ndim != 1 or wrong.any():
+        got = f"shape {found.shape}" if found.ndim != 1 else f"{found[wrong][0]} of node {wrong.argmax()}"
+        raise ValueError(f"plot_degrees needs the degree of each node, a whole number from 0, got {got}")
+    counts = np.bincount(found.astype(np.int64))
     at_least = counts[::-1].cumsum()[::-1] / max(counts.sum(), 1)
     present = counts.nonzero()[0]
     present = present[present > 0]
@@ -52,7 +60,7 @@ def plot_degrees(degrees: Tensor, path: Path | None = None, title: str = "") -> 
 
 def plot_compatibility(
     matrix: Tensor,  # (num_classes, num_classes) floating
-    path: Path | None = None,
+    path: str | Path | None = None,
     title: str = "",
     names: Sequence[str] | None = None,
 ) -> Figure:
@@ -68,12 +76,17 @@ def plot_compatibility(
     Returns:
         The figure.
 
+    Raises:
+        ValueError: If there is not one name for each class.
+
     Example:
         >>> figure = plot_compatibility(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), names=["reds", "blues"])
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['0.90', '0.10', '0.40', '0.60']
     """
     shares = _array(matrix)
+    if names is not None and len(names) != len(shares):
+        raise ValueError(f"plot_compatibility needs a name for each of {len(shares)} classes, got {len(names)}")
     figure = new_figure(title)
     figure.set_size_inches(6.4, 5.2)
     axes = figure.subplots()
@@ -96,7 +109,7 @@ def plot_compatibility(
 def plot_embedding(
     points: Tensor,  # (num_nodes, width) floating
     groups: Tensor | None = None,  # (num_nodes,) integer, negative = none
-    path: Path | None = None,
+    path: str | Path | None = None,
     title: str = "",
     *,
     max_points: int = 20_000,
@@ -117,7 +130,8 @@ def plot_embedding(
         The figure.
 
     Raises:
-        ValueError: If the points are no matrix of two columns or more, or the groups are not one for each.
+        ValueError: If the points are no matrix of two columns or more, or not finite, or the groups are not one for
+            each.
 
     Example:
         >>> points = torch.randn(100, 16, generator=torch.Generator().manual_seed(0))
@@ -129,6 +143,10 @@ def plot_embedding(
         raise ValueError(f"plot_embedding needs points of two columns or more, got shape {tuple(points.shape)}")
     if groups is not None and groups.numel() != len(points):
         raise ValueError(f"plot_embedding needs a group for each of {len(points)} points, got {groups.numel()}")
+    unfit = ~points.isfinite().all(dim=1)
+    if unfit.any():
+        row = int(unfit.nonzero()[0])
+        raise ValueError(f"plot_embedding needs finite points, {int(unfit.sum())} are not, the first of them row {row}")
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:max_points]
     plane, labels = _plane(_array(points[chosen.to(points.device)]).astype(np.float64))
     figure = new_figure(title)
@@ -146,7 +164,9 @@ def plot_embedding(
     return written(figure, path)
 
 
-def plot_digit_homophily(shares: Mapping[str, Sequence[float]], path: Path | None = None, title: str = "") -> Figure:
+def plot_digit_homophily(
+    shares: Mapping[str, Sequence[float]], path: str | Path | None = None, title: str = ""
+) -> Figure:
     """Plot for orders how many edges stay within a part, at each level of the hierarchy.
 
     Args:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SIZES = {"params": ("parameters of the embedding", 1000), "mb": ("MB of the embedding", 0.1)}
 
 
-def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None, title: str = "") -> Figure:
+def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path | None = None, title: str = "") -> Figure:
     """Plot loss and validation score against epochs.
 
     Args:
@@ -26,11 +26,17 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None
     Returns:
         The figure.
 
+    Raises:
+        ValueError: If an epoch lacks its number or its loss.
+
     Example:
         >>> figure = plot_curves([{"epoch": 1, "loss": 2.0, "val": 0.3}, {"epoch": 2, "loss": 1.0, "val": 0.5}])
         >>> len(figure.axes)
         2
     """
+    for number, row in enumerate(history):
+        if not {"epoch", "loss"} <= row.keys():
+            raise ValueError(f"plot_curves needs epoch and loss of every row, row {number} has {', '.join(row)}")
     figure = new_figure(title)
     left = figure.subplots()
     left.plot([row["epoch"] for row in history], [row["loss"] for row in history], color="tab:blue")
@@ -43,7 +49,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None
     return written(figure, path)
 
 
-def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | None = None) -> Figure:
+def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path | None = None) -> Figure:
     """Plot the validation score of several contenders against epochs.
 
     Args:
@@ -67,7 +73,7 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
     return named(figure, path)
 
 
-def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None, size: str = "params") -> Figure:
+def plot_pareto(rows: Sequence[Mapping[str, Any]], path: str | Path | None = None, size: str = "params") -> Figure:
     """Plot the test scores of contenders against their size; those that nobody beats in both are joined.
 
     Args:
@@ -97,7 +103,7 @@ def plot_pareto(rows: Sequence[Mapping[str, Any]], path: Path | None = None, siz
     return named(figure, path)
 
 
-def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: Path | None = None) -> Figure:
+def plot_by_degree(scores: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path | None = None) -> Figure:
     """Plot the test scores of contenders against the degree of the nodes.
 
     Args:

@@ -149,7 +149,9 @@ class _Preparation:
                 bar.update(chunk.shape[1])
         num_nodes = highest + 1 if source.num_nodes is None else source.num_nodes
         if num_nodes < 1:
-            raise DataError(f"{source.name}: has no edges, and nothing says how many nodes; pass num_nodes")
+            raise DataError(
+                f"{source.name}: has no edges, and nothing says how many nodes; pass num_nodes (--num-nodes)"
+            )
         self._check_size(num_nodes, num_edges)
         return {"chunks": number, "num_edges": num_edges, "num_nodes": num_nodes}
 
@@ -310,6 +312,19 @@ class _Preparation:
     def _check_size(self, num_nodes: int, num_edges: int) -> None:
         """Refuse, before the work, what would fail after hours."""
         plan_row_factors(num_nodes, self.state.settings["row_factors"], self.state.settings["depth"])
+        try:
+            self._check_means(num_nodes, num_edges)
+        except (ValueError, WriteError) as error:
+            if self.source.num_nodes is not None or num_nodes <= 2 * num_edges:
+                raise
+            # More nodes than the edges have ends: names that look like numbers.
+            raise DataError(
+                f"{self.source.name}: the highest id is {num_nodes - 1}, and there are {num_edges} edges; ids must be "
+                "0 to num_nodes - 1 without large gaps: number the nodes anew, e.g. with pandas.factorize"
+            ) from error
+
+    def _check_means(self, num_nodes: int, num_edges: int) -> None:
+        """Refuse what memory and disk will not do."""
         least = 4 * id_type(num_nodes).itemsize * num_nodes  # the new ids of all nodes, with as much for what passes
         if self._order_name(num_nodes) != "natural" and self.memory < least:
             raise ValueError(

@@ -93,7 +93,8 @@ def open_source(
         return _of_recipe(recipe, split, root)
     if path.suffix == ".npz":
         return _NpzSource(path, None, split)
-    raise no_dataset(data)
+    lists = f"a list of edges is a file that ends in {', '.join(SUFFIXES)}, with commas between source and target"
+    raise no_dataset(data, lists)
 
 
 def _of_recipe(recipe: Recipe, split: int, root: str | Path | None) -> EdgeSource:

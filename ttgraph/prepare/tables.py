@@ -34,7 +34,7 @@ def edge_chunks(path: Path, begin: int = 0, *, bare: bool = False) -> Iterator[n
     """The edges of a list with the integer columns ``source`` and ``target``, from chunk number ``begin`` on.
 
     Args:
-        path: The list; CSV may leave out its header, if it has no other columns.
+        path: The list; CSV may leave out its header, if it has no other columns, and begin with comments (``# ...``).
         begin: Number of the first chunk. Those before it are read, too, for only so is it known where it begins.
         bare: Whether the list is known to have no header, however its first line looks.
 
@@ -51,8 +51,9 @@ def edge_chunks(path: Path, begin: int = 0, *, bare: bool = False) -> Iterator[n
     options: dict[str, Any] = {} if header else {"header": None, "names": EDGES}
     frames = _read_parquet(path, EDGES) if parquet else _read_csv(path, dtype=dict.fromkeys(EDGES, np.int64), **options)
     for frame in itertools.islice(frames, begin, None):
-        if any(frame[name].dtype.kind not in "iu" for name in EDGES):
-            raise DataError(f"{path}: source and target must be whole numbers, got {', '.join(map(str, frame.dtypes))}")
+        for name in EDGES:
+            if len(frame) and frame[name].dtype.kind not in "iu":
+                raise _no_id(path, name, f"{frame[name].iloc[0]!r} of type {frame[name].dtype}")
         edges = np.stack([frame[name].to_numpy() for name in EDGES]).astype(np.int64, copy=False)
         if edges.size and edges.min() < 0:
             raise DataError(f"{path}: an edge leads to node {edges.min()}; ids begin at 0")
@@ -107,8 +108,27 @@ def _whole(path: Path, column: pd.Series, missing: int | None = None) -> np.ndar
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = np.where(np.isnan(values), column.notna().to_numpy() | (missing is None), values % 1 != 0)
     if wrong.any():
-        raise DataError(f"{path}: {column.name} holds {column[wrong.argmax()]}, which is no whole number")
+        raise DataError(
+            f"{path}: {column.name} holds {column[wrong.argmax()]}, which is no whole number; number the "
+            f"{'classes' if column.name == 'label' else 'nodes'} from 0, e.g. with pandas.factorize"
+        )
     return np.where(np.isnan(values), missing or 0, values).astype(np.int64)
+
+
+def _no_id(path: Path, name: str, value: str) -> DataError:
+    return DataError(
+        f"{path}: {name} holds {value}; source and target must be whole numbers from 0, without large gaps: number "
+        "names first, e.g. with pandas.factorize"
+    )
+
+
+def _find_no_id(path: Path, **options: Any) -> None:
+    """Name the field of a list of edges that is no id, if there is one."""
+    for frame in _read_csv(path, **options | {"dtype": str}):
+        for name in EDGES:
+            wrong = frame[name].notna() & ~frame[name].fillna("").str.fullmatch(r"\s*[+-]?\d{1,18}\s*")
+            if wrong.any():
+                raise _no_id(path, name, frame[name][wrong.argmax()][:40])
 
 
 def _codes(path: Path, column: pd.Series) -> np.ndarray:
@@ -129,6 +149,7 @@ def _frames(path: Path, columns: tuple[str, ...]) -> Iterator[pd.DataFrame]:
 def _read_csv(path: Path, **options: Any) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
+    options["skiprows"] = _head(path)[0]
     try:
         with pd.read_csv(path, chunksize=CHUNK, low_memory=False, skipinitialspace=True, **options) as reader:
             for frame in reader:
@@ -138,6 +159,8 @@ def _read_csv(path: Path, **options: Any) -> Iterator[pd.DataFrame]:
     except pd.errors.EmptyDataError:
         return
     except _BROKEN as error:
+        if options.get("dtype", str) is not str:
+            _find_no_id(path, **options)
         raise DataError(f"{path}: cannot be read ({error}); mend it, or copy or make it again") from error
 
 
@@ -159,20 +182,24 @@ def _arrow(path: Path) -> tuple[Any, type[Exception]]:
     return parquet, ArrowException
 
 
-def _first_line(path: Path) -> list[str]:
+def _head(path: Path) -> tuple[int, list[str]]:
+    """How many comments (``# ...``) a CSV begins with, and the fields of the line after them."""
+    number = 0
     try:
         with (
             gzip.open(path, "rt", encoding="utf-8-sig")
             if path.suffix == ".gz"
             else open(path, encoding="utf-8-sig") as file
         ):
-            return next(csv.reader([file.readline()], skipinitialspace=True), []) or [""]
+            while (line := file.readline()).startswith("#"):
+                number += 1
+            return number, next(csv.reader([line], skipinitialspace=True), []) or [""]
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be read ({error}); copy or make it again") from error
 
 
 def _has_header(path: Path) -> bool:
-    fields = _first_line(path)
+    _, fields = _head(path)
     if not any(field.strip().lstrip("-").isdigit() for field in fields):
         return fields != [""]
     if len(fields) != 2:
@@ -192,7 +219,7 @@ def _check_columns(path: Path, needed: tuple[str, ...]) -> list[str]:
         except (*_BROKEN, broken) as error:
             raise DataError(f"{path}: cannot be read ({error}); copy or make it again") from error
     else:
-        columns = _first_line(path)
+        _, columns = _head(path)
     missing = [name for name in needed if name not in columns]
     if missing:
         told = f"{path}: has no column {' and no column '.join(missing)}; it has {', '.join(columns)}"

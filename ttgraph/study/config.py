@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from ttgraph.compare.config import DENSE_STARTS, Floats, Inits, Orders
 from ttgraph.models import ModelName
-from ttgraph.train.config import InitName, Ints, OrderName, TrainConfig, check_at_least
+from ttgraph.train.config import InitName, Ints, OrderName, TrainConfig, check_at_least, set_out
 
 GeneratorName = Literal["planted-hierarchy", "dcsbm"]
 Contender = Literal["tt", "dense", "label propagation"]
@@ -142,6 +142,12 @@ class HomophilyConfig:
             raise ValueError(f"lr_cores must be above 0, got {self.lr_cores}")
         check_at_least(self, 1, "seeds", "nodes", "workers")
         check_at_least(self, 2, "classes")
+        set_out(self)
+        if not 0 < self.train_fraction < 0.5:
+            raise ValueError(
+                "train_fraction must be above 0 and below 0.5, for as many nodes are for validation and the others for "
+                f"testing, got {self.train_fraction}"
+            )
         for cell in self.cells(self.homophily[0], 0):
             self.trials(cell)
 

@@ -124,6 +124,7 @@ class NodeConfig:
     def __post_init__(self) -> None:
         counts = ("layers", "hidden", "heads", "dim", "rank", "epochs", "patience", "eval_every", "batch_size")
         check_at_least(self, 1, *counts, "num_batches", "max_params")
+        set_out(self)
         check_threads(self.threads)
         check_at_least(self, 2, "depth")
         check_at_least(self, 0, "weight_decay")
@@ -233,6 +234,12 @@ class TrainConfig(NodeConfig):
         if self.init_std is not None and not self.init_std > 0:
             raise ValueError(f"init_std must be above 0, got {self.init_std}")
         check_seed(self.seed)
+
+
+def set_out(config: Any) -> None:
+    """Let ``out`` be given as a string, too: turn it into the path that its type says."""
+    if config.out is not None:
+        object.__setattr__(config, "out", Path(config.out))  # the configuration is frozen
 
 
 def check_at_least(config: Any, least: float, *names: str) -> None:

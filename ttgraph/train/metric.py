@@ -7,18 +7,28 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch_geometric.data import Data
 
+from ttgraph.data.build import SPLIT_CODES, check_complete
 
-def check_metric(data: Data) -> None:
+
+def check_metric(data: Data, who: str = "training") -> None:
     """Refuse a graph without a metric, and a split over which the metric is not defined.
 
+    Args:
+        data: The graph.
+        who: Who needs them.
+
     Raises:
-        ValueError: If something that training reads is missing, or ROC AUC is asked for of nodes that are all of one
-            class.
+        ValueError: If something that training reads is missing, a node of the split has no label, or ROC AUC is asked
+            for of nodes that are all of one class.
     """
-    needed = ("edge_index", "y", "train_mask", "val_mask", "test_mask", "num_classes", "metric")
-    missing = [key for key in needed if getattr(data, key, None) is None]
-    if missing:
-        raise ValueError(f"training needs {missing[0]}, which the graph does not have; ttgraph.data.from_pyg adds it")
+    check_complete(data, who)
+    for part in SPLIT_CODES:
+        unlabelled = data[f"{part}_mask"] & (data.y < 0)
+        if unlabelled.any():
+            raise ValueError(
+                f"{int(unlabelled.sum())} nodes of {part}_mask have no label, the first of them node "
+                f"{int(unlabelled.nonzero()[0])}; give them a label or take them out of the mask"
+            )
     for part in ("val", "test"):
         classes = data.y[data[f"{part}_mask"]].unique()
         if data.metric == "roc_auc" and len(classes) < 2:

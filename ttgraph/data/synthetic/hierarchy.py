@@ -104,20 +104,24 @@ def planted_hierarchy(
 
 
 def _sample(strata: np.ndarray, weights: np.ndarray, new_ids: np.ndarray, seed: int) -> Tensor:
-    """The edges, both directions; what a block has no room for, as those above it fill it, goes to one of these."""
+    """The edges, both directions; what a block has no room for, as those above it fill it, goes to these."""
+    size = strata[:, 1] - strata[:, 0]
+    pairs = size * (size - 1) // 2
     for _ in range(_MAX_ATTEMPTS):
         edge_index, missing = try_sample_edges(
             torch.from_numpy(weights), torch.from_numpy(strata), seed=seed, new_ids=torch.from_numpy(new_ids)
         )
-        crowded = torch.nonzero(missing)[:, 0].tolist()
-        if not crowded:
+        if not missing.any():
             return edge_index
-        for index in crowded:
-            begin, end = strata[index, :2]
-            above = strata[index + 1 :]
-            place = np.flatnonzero((above[:, 0] <= begin) & (above[:, 1] >= end) & (above[:, 4] > 0))[:1]
-            above[place, 4] += int(missing[index])
-            strata[index, 4] -= int(missing[index]) if len(place) else 0
+        before = strata[:, 4].copy()
+        for index in missing.nonzero().flatten().tolist()[::-1]:  # the coarsest first, to make room for finer ones
+            around = (strata[:, 0] <= strata[index, 0]) & (strata[:, 1] >= strata[index, 1]) & (before > 0)
+            for place in index + 1 + np.flatnonzero(around[index + 1 :]):
+                moved = min(int(missing[index]), int(pairs[place] - strata[place, 4]))
+                strata[[index, place], 4] += [-moved, moved]
+                missing[index] -= moved
+        if np.array_equal(strata[:, 4], before):
+            break
     raise ValueError(too_many(int(strata[:, 4].sum())))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttgraph.data.build import SPLIT_CODES, build_data, checked_fractions
+from ttgraph.data.build import SPLIT_CODES, build_data, check_part_sizes, checked_fractions
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -32,8 +32,14 @@ class Split:
         checked_fractions(self.train_fraction, self.val_fraction)
 
     def codes(self, rng: np.random.Generator, num_nodes: int) -> np.ndarray:  # (num_nodes,) int8
-        """The split of each node, drawn at random, of exactly the sizes that the shares round to."""
-        sizes = [round(num_nodes * fraction) for fraction in (self.train_fraction, self.val_fraction)]
+        """The split of each node, drawn at random, of exactly the sizes that the shares round to.
+
+        Raises:
+            DataError: If a part has no nodes.
+        """
+        fractions = self.train_fraction, self.val_fraction
+        sizes = [round(num_nodes * fraction) for fraction in fractions]
+        check_part_sizes(sizes, fractions, num_nodes)
         counts = [*sizes, num_nodes - sum(sizes)]
         return rng.permutation(np.repeat(np.array(list(SPLIT_CODES.values()), dtype=np.int8), counts))
 
