@@ -23,6 +23,7 @@ from ttgraph.nn.weights import (
     start_bias,
     weight_from_dense,
 )
+from ttgraph.ops.transforms import transformed
 
 Size = int | tuple[int, int]
 Schedule = Literal["auto", "factorized", "reconstructed"]
@@ -169,7 +170,7 @@ class TTConv2d(nn.Module):
         if fuses(x, self.groups) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
             settings = Settings(self.stride, self.padding, self.dilation)
             return fused_split_conv2d(x, *factors, self.bias, settings, self.recompute)
-        if self.recompute and torch.is_grad_enabled():
+        if self.recompute and torch.is_grad_enabled() and not transformed():  # which looks for no hooks
             result: Tensor = checkpoint(self._factorized, x, *factors, use_reentrant=False, preserve_rng_state=False)
             return result
         return self._factorized(x, *factors)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttgraph.ops.transforms import values
 from ttgraph.shape import TTShape
 
 # A Mersenne prime: the product of two numbers below it fits into an int64.
@@ -60,7 +61,7 @@ class _HashedTable(nn.Module):
 
         Raises:
             IndexError: If an id is negative or not below ``num_embeddings``. On a GPU that is a device-side assertion,
-                as for torch's own lookups.
+                as for torch's own lookups; in a compiled graph a RuntimeError.
             TypeError: If the ids are no integers.
         """
         if ids.dtype not in (torch.int32, torch.int64):
@@ -68,12 +69,13 @@ class _HashedTable(nn.Module):
                 f"{type(self).__name__} needs ids of int32 or int64, got {ids.dtype}; convert them with .long()"
             )
         # A hash would map any id to a row: nothing below notices one that is out of range.
-        outside = (ids < 0) | (ids >= self.num_embeddings)
+        plain = values(ids)
+        outside = (plain < 0) | (plain >= self.num_embeddings)
         needed = f"{type(self).__name__} needs ids from 0 to below num_embeddings={self.num_embeddings}"
-        if ids.device.type != "cpu":
+        if ids.device.type != "cpu" or torch.compiler.is_compiling():
             torch._assert_async(~outside.any(), needed)  # the host does not wait for the answer
         elif outside.any():
-            raise IndexError(f"{needed}, got {int(ids[outside][0])}")
+            raise IndexError(f"{needed}, got {int(plain[outside][0])}")
         return self._rows(ids.long())
 
     def reset_parameters(self) -> None:

@@ -18,6 +18,7 @@ from ttgraph.nn.weights import (
     weight_from_dense,
 )
 from ttgraph.ops.pointwise import pointwise
+from ttgraph.ops.transforms import transformed
 
 
 class TTLinear(nn.Module):
@@ -107,7 +108,8 @@ class TTLinear(nn.Module):
         if isinstance(self.cores, MatrixWeight):
             return F.linear(x, self.weight, self.bias)
         inputs, _, outputs = self.cores.factors()
-        if torch.is_autocast_enabled(x.device.type):  # which knows torch's own ops alone
+        # These know torch's own ops alone, or would keep the number of dimensions.
+        if torch.is_autocast_enabled(x.device.type) or transformed() or torch.jit.is_tracing():
             return F.linear(F.linear(x, inputs.T), outputs, self.bias)
         hidden = pointwise(x.reshape(-1, self.in_features), inputs)
         return pointwise(hidden, outputs.T, self.bias).view(*x.shape[:-1], self.out_features)

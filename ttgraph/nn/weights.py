@@ -337,5 +337,5 @@ def _to_table(weight: Tensor, shape: TTShape) -> Tensor:
 def _from_table(table: Tensor, sizes: Sequence[int]) -> Tensor:
     """The way back."""
     out_channels, in_channels, *kernel = sizes
-    padded = table.view(math.prod(kernel), -1, table.shape[1])[:, :in_channels, :out_channels]
+    padded = table.reshape(math.prod(kernel), -1, table.shape[1])[:, :in_channels, :out_channels]
     return padded.permute(2, 1, 0).reshape(*sizes)

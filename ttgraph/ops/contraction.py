@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY
+from ttgraph.ops.transforms import transformed
 
 # Constants are from forward and backward of 207 cases at every split, on one thread of a CPU with 48 KB, 1 MB and
 # 32 MB of caches: depth 3 to 6, ranks 8 to 64, up to 1e9 rows, 1,000 ids to whole tables. Over these cases the choice
@@ -106,7 +107,7 @@ def choose_split(cores: Sequence[Tensor], num_rows: int) -> int:
     """
     best = depth = len(cores)
     device = cores[0].device.type
-    has_kernels = HAS_LIBRARY if device == "cpu" else device == "cuda"
+    has_kernels = (HAS_LIBRARY if device == "cpu" else device == "cuda") and not transformed()
     if depth == 2 or not has_kernels or cores[0].dtype not in (torch.float32, torch.float64):
         return depth
     rows, cols = [core.shape[0] for core in cores], [core.shape[2] for core in cores]
