@@ -70,11 +70,11 @@ class TTEmbeddingBagCollection(nn.Module):
             raise ValueError(
                 f"torch has no modules of such a name: {error.args[0]}; call the table otherwise"
             ) from error
-        sizes = torch.tensor([table.num_embeddings for table in tables.values()])
+        sizes = torch.tensor([table.num_embeddings for table in tables.values()], device="cpu")
         paddings = [LEFT_OUT if table.padding_idx is None else table.padding_idx for table in tables.values()]
         device = next(iter(tables.values())).cores[0].device
         self._pads = any(padding != LEFT_OUT for padding in paddings)
-        first_rows = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)]).to(device)
+        first_rows = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)
         self.register_buffer("first_rows", first_rows, persistent=False)
         self.register_buffer("paddings", torch.tensor(paddings, device=device), persistent=False)
         self.cache = (

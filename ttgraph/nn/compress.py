@@ -135,7 +135,7 @@ def compress(
 
     Raises:
         ValueError: If not just one of compression, rank and tolerance is given, a pattern matches no layer, the model
-            itself is the layer, or a weight holds nan or infinity.
+            itself is the layer, or a weight holds nan or infinity, or has no numbers yet.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 10))
@@ -251,6 +251,10 @@ def _replacement(
     name: str, layer: Layer, pixels: list[int] | None, options: dict[str, Any], recompute: bool
 ) -> TTConv2d | TTLinear | str:
     """What to put in place of a layer, or why nothing."""
+    if layer.weight.is_meta:
+        raise ValueError(
+            f"compress needs numbers, the weight of {name} is on meta and has none yet; load the model first"
+        )
     if not layer.weight.isfinite().all():
         raise ValueError(f"compress needs finite numbers, the weight of {name} holds nan or infinity; mend or skip it")
     made: TTConv2d | TTLinear

@@ -125,7 +125,7 @@ class TTConv2d(nn.Module):
             raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}")
         sizes = tuple(like.weight.shape)
         if weight is None:
-            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, dtype)
+            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, device, dtype)
         self.cores = weight.to(device)
         self.schedule, self.recompute = schedule, recompute
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)

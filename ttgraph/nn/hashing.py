@@ -46,8 +46,8 @@ class _HashedTable(nn.Module):
         self.num_buckets, self.num_hashes, self.std = num_buckets, num_hashes, std
         # The seed alone decides the functions. They are saved, so that loaded rows are those of the table saved.
         source = torch.Generator().manual_seed(seed)
-        multipliers = torch.randint(1, _PRIME, (num_hashes, 1), generator=source)
-        offsets = torch.randint(_PRIME, (num_hashes, 1), generator=source)
+        multipliers = torch.randint(1, _PRIME, (num_hashes, 1), generator=source, device="cpu")
+        offsets = torch.randint(_PRIME, (num_hashes, 1), generator=source, device="cpu")
         self.register_buffer("coefficients", torch.cat([multipliers, offsets], 1))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -85,7 +85,8 @@ class _HashedTable(nn.Module):
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None) -> None:
         for parameter, std in self._starts():
-            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+            numbers = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+            parameter.copy_(std * numbers)
 
     def _starts(self) -> list[tuple[nn.Parameter, float]]:
         """The parameters and the standard deviations that they start with."""
@@ -175,9 +176,9 @@ class HashEmbedding(_HashedTable):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, num_buckets, num_hashes, std, seed)
-        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim))
+        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim, device=device))
         self._draw(generator)
-        self.to(device=device, dtype=dtype)
+        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
 
     @classmethod
     def plan(cls, num_embeddings: int, embedding_dim: int, *, max_params: int, **options: Any) -> HashEmbedding:
@@ -284,11 +285,13 @@ class PosHashEmbedding(_HashedTable):
                 f"PosHashEmbedding needs a bucket for each of {parts[0]} parts, got num_buckets={num_buckets}; "
                 "raise it or leave intra out"
             )
-        self.positions = nn.ParameterList(nn.Parameter(torch.empty(count, embedding_dim)) for count in parts)
+        self.positions = nn.ParameterList(
+            nn.Parameter(torch.empty(count, embedding_dim, device=device)) for count in parts
+        )
         self._num_shares = parts[0] if intra else 1
-        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim))
+        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim, device=device))
         self._draw(generator)
-        self.to(device=device, dtype=dtype)
+        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
 
     @property
     def num_levels(self) -> int:
@@ -373,7 +376,7 @@ class PosHashEmbedding(_HashedTable):
 
     def _starts(self) -> list[tuple[nn.Parameter, float]]:
         share = self.std / math.sqrt(self.num_levels + 1)
-        _, count = self._share(torch.arange(self._num_shares))
+        _, count = self._share(torch.arange(self._num_shares, device="cpu"))
         hashed = share / self._sum_scale((1 / count).mean().item())
         return [*((vectors, share) for vectors in self.positions), (self.table, hashed)]
 

@@ -76,7 +76,7 @@ class TTLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         sizes = (out_features, in_features)
         if weight is None:
-            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, dtype)
+            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, device, dtype)
         self.cores = weight.to(device)
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
 

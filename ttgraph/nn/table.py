@@ -92,10 +92,15 @@ class TTTable(nn.Module):
                 row_factors=row_factors,
                 col_factors=col_factors,
             )
-            # torch's default dtype is read here, so that the layer follows it as nn.Embedding does.
+            # torch's default device and dtype are read here, so that the layer follows them as nn.Embedding does.
+            device = torch.get_default_device() if device is None else device
             dtype = dtype or torch.get_default_dtype()
             cores = self._drawn(generator)
-        self.cores = nn.ParameterList(nn.Parameter(core.detach().to(device, dtype, copy=True)) for core in cores)
+        self.cores = nn.ParameterList(
+            # Laid out as their gradients are, along dimensions of one too, as DistributedDataParallel wants it.
+            nn.Parameter(core.detach().to(device, dtype, copy=True, memory_format=torch.contiguous_format))
+            for core in cores
+        )
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
