@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ttgraph.ops.contraction import holds
 from ttgraph.ops.narrow_conv import narrow_conv, narrow_conv_backward, narrow_conv_pays
 from ttgraph.ops.pointwise import has_kernels, pointwise, pointwise_backward
 from ttgraph.ops.transforms import transformed
@@ -107,7 +108,8 @@ def fused_split_conv2d(
 def split_pays(shape: SplitShape, groups: int, in_pixels: int, out_pixels: int) -> bool:
     """Whether a convolution is cheaper through its factors than with the weight that they make up.
 
-    Counts multiply-adds, and the numbers that either way writes in between.
+    Counts multiply-adds, and the numbers that either way writes in between. Of a number of images that an exported
+    graph leaves open it does not.
 
     Args:
         shape: Shape of the cores.
@@ -129,7 +131,7 @@ def split_pays(shape: SplitShape, groups: int, in_pixels: int, out_pixels: int) 
         + out_pixels * (kernel + second * (out_channels / groups + _TRAFFIC))
     )
     reconstructed = shape.num_weights * (out_pixels + second) + entries * first * second * in_channels
-    return factorized <= reconstructed
+    return holds(factorized <= reconstructed)
 
 
 class _FusedSplitConv(torch.autograd.Function):

@@ -117,12 +117,12 @@ def choose_split(cores: Sequence[Tensor], num_rows: int) -> int:
     for split in range(depth - 1, 1, -1):
         lead = split - 1
         suffixes, width, rank = math.prod(rows[lead:]), math.prod(cols[lead:]), ranks[lead]
-        if _holds(suffixes * rank * width > most):
+        if holds(suffixes * rank * width > most):
             continue
         making = multiply_adds(rows[lead:], [rank * cols[lead], *cols[split:]], [1, *ranks[split:]], suffixes)
         using = multiply_adds([*rows[:lead], suffixes], [*cols[:lead], width], [*ranks[:split], 1], num_rows)
         cost = (making + using + _CALL[device]) * whole
-        if _holds(cost < least):
+        if holds(cost < least):
             best, least = split, cost
     return best
 
@@ -158,8 +158,16 @@ def multiply_adds(row_factors: Sequence[int], col_factors: Sequence[int], ranks:
     return total
 
 
-def _holds(condition: bool) -> bool:
-    """The condition; under torch.compile, of a number of rows that only the data tell, False."""
+def holds(condition: bool) -> bool:
+    """The condition; False of a number that only the data tell under torch.compile, or the caller of an exported graph.
+
+    Args:
+        condition: On sizes, which may be symbols there.
+    """
+    if torch.compiler.is_exporting():  # where a guard would limit the sizes
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(condition)
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_or_false
 
