@@ -232,8 +232,9 @@ def _pixels(model: nn.Module, layers: Iterable[Layer], example: Tensor | tuple[A
         raise ValueError(f"compress needs an example of one image or more, got the sizes {tuple(inputs[0].shape)}")
     counts = {layer: [0, 0] for layer in layers}
 
-    def count(layer: Any, args: tuple[Tensor, ...], result: Tensor) -> None:
-        counts[layer][0] += args[0].numel() // (layer.weight.shape[1] * _groups(layer)) // num_images
+    def count(layer: Any, args: tuple[Tensor, ...], options: dict[str, Tensor], result: Tensor) -> None:
+        images = args[0] if args else options["input"]
+        counts[layer][0] += images.numel() // (layer.weight.shape[1] * _groups(layer)) // num_images
         counts[layer][1] += result.numel() // layer.weight.shape[0] // num_images
 
     with ExitStack() as undo, torch.no_grad():
@@ -242,7 +243,7 @@ def _pixels(model: nn.Module, layers: Iterable[Layer], example: Tensor | tuple[A
             undo.callback(setattr, module, "training", module.training)
             module.training = False
         for layer in counts:
-            undo.enter_context(layer.register_forward_hook(count))
+            undo.enter_context(layer.register_forward_hook(count, with_kwargs=True))
         model(*inputs)
     return counts
 

@@ -50,11 +50,11 @@ class _HashedTable(nn.Module):
         offsets = torch.randint(_PRIME, (num_hashes, 1), generator=source, device="cpu")
         self.register_buffer("coefficients", torch.cat([multipliers, offsets], 1))
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Look rows up.
 
         Args:
-            ids: Row ids.  # (...) int32 or int64
+            input: Row ids.  # (...) int32 or int64
 
         Returns:
             The rows.  # (..., embedding_dim)
@@ -64,19 +64,19 @@ class _HashedTable(nn.Module):
                 as for torch's own lookups; in a compiled graph a RuntimeError.
             TypeError: If the ids are no integers.
         """
-        if ids.dtype not in (torch.int32, torch.int64):
+        if input.dtype not in (torch.int32, torch.int64):
             raise TypeError(
-                f"{type(self).__name__} needs ids of int32 or int64, got {ids.dtype}; convert them with .long()"
+                f"{type(self).__name__} needs ids of int32 or int64, got {input.dtype}; convert them with .long()"
             )
         # A hash would map any id to a row: nothing below notices one that is out of range.
-        plain = values(ids)
+        plain = values(input)
         outside = (plain < 0) | (plain >= self.num_embeddings)
         needed = f"{type(self).__name__} needs ids from 0 to below num_embeddings={self.num_embeddings}"
-        if ids.device.type != "cpu" or torch.compiler.is_compiling():
+        if input.device.type != "cpu" or torch.compiler.is_compiling():
             torch._assert_async(~outside.any(), needed)  # the host does not wait for the answer
         elif outside.any():
             raise IndexError(f"{needed}, got {int(plain[outside][0])}")
-        return self._rows(ids.long())
+        return self._rows(input.long())
 
     def reset_parameters(self) -> None:
         """Draw all numbers anew, in place; the hash functions stay."""

@@ -213,7 +213,7 @@ def check_kind(layer: str, x: Tensor, weight: SplitWeight | MatrixWeight) -> Non
     like = weight.like
     if x.device != like.device or (x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type)):
         raise RuntimeError(
-            f"{layer} needs x in the dtype and on the device of its weight, {like.dtype} on {like.device}, got "
+            f"{layer} needs input in the dtype and on the device of its weight, {like.dtype} on {like.device}, got "
             f"{x.dtype} on {x.device}; convert either with .to()"
         )
 
