@@ -479,3 +479,20 @@ assert type(model[0]) is TTLinear
 """
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_layers_called_by_torchs_name_of_the_input():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 64)
+
+        def forward(self, x):
+            return self.linear(input=x)
+
+    model, x = Named(), torch.randn(2, 64)
+    report = compress(model, rank=4, example=x, skip="linear", verbose=False)
+    assert report.macs_before == 64 * 64
+    compress(model, rank=4, example=x, verbose=False)
+    assert type(model.linear) is TTLinear
+    assert model(x).shape == (2, 64)

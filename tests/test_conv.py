@@ -321,7 +321,7 @@ def test_linear_refuses_what_torch_refuses():
     for format in ("split", "ttm"):
         layer = TTLinear(12, 10, rank=3, format=format)
         for x, text in (
-            (torch.randn(5, 11), r"TTLinear needs x of shape \(\.\.\., in_features=12\), got \(5, 11\)"),
+            (torch.randn(5, 11), r"TTLinear needs input of shape \(\.\.\., in_features=12\), got \(5, 11\)"),
             (torch.tensor(1.0), r"in_features=12\), got \(\)"),
             (torch.randn(5, 12).double(), "torch.float32 on cpu, got torch.float64 on cpu"),
             (torch.randn(5, 12, device="meta"), "torch.float32 on cpu, got torch.float32 on meta"),
@@ -348,7 +348,9 @@ def test_convolution_refuses_what_torch_refuses(schedule, kernel_size):
             dense(torch.randn(sizes))
         with pytest.raises(RuntimeError, match=rf"in_channels=8.*width >= {kernel_size}.*got \({sizes[0]}, {sizes[1]}"):
             layer(torch.randn(sizes))
-    with pytest.raises(RuntimeError, match="TTConv2d needs x in the dtype .* torch.float32 on cpu, got torch.float64"):
+    with pytest.raises(
+        RuntimeError, match="TTConv2d needs input in the dtype .* torch.float32 on cpu, got torch.float64"
+    ):
         layer(torch.randn(2, 8, 9, 9).double())
     padded = TTConv2d(8, 16, kernel_size, padding="same", rank=3, schedule=schedule)
     assert padded(torch.randn(2, 8, 1, 1)).shape == (2, 16, 1, 1)

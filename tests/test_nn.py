@@ -195,3 +195,25 @@ def test_reset_parameters_forgets_what_a_layer_was_made_from():
         layer.reset_parameters()
     assert table.weight.std() < 0.1  # of the random start, as torch's own forget what they were given
     assert linear.error is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "dense", "x"),
+    [
+        (TTEmbedding(20, 12, rank=2), nn.Embedding(20, 12), torch.tensor([1])),
+        (TTEmbeddingBag(20, 12, rank=2), nn.EmbeddingBag(20, 12), torch.tensor([[1]])),
+        (HashEmbedding(20, 12, 4), nn.Embedding(20, 12), torch.tensor([1])),
+        (TTLinear(6, 4, rank=2), nn.Linear(6, 4), torch.ones(2, 6)),
+        (TTConv2d(6, 4, 3, rank=2), nn.Conv2d(6, 4, 3), torch.ones(2, 6, 5, 5)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_the_input_has_torchs_name(layer, dense, x):
+    assert layer(input=x).shape == dense(input=x).shape
+    torch.testing.assert_close(layer(input=x), layer(x))
+
+
+@pytest.mark.parametrize("kind", [TTEmbedding, TTEmbeddingBag])
+def test_a_pretrained_table_has_torchs_name(kind):
+    table = torch.randn(20, 4)
+    torch.testing.assert_close(kind.from_pretrained(embeddings=table, rank=16).weight, table, rtol=1e-4, atol=1e-4)

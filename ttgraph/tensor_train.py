@@ -180,7 +180,7 @@ def fit(cores: Sequence[Tensor], shape: TTShape, *, generator: torch.Generator |
     """
     out = []
     for core, sizes in zip(cores, shape.core_shapes, strict=True):
-        noise = torch.randn(sizes, generator=generator, dtype=core.dtype)
+        noise = torch.randn(sizes, generator=generator, dtype=core.dtype, device="cpu")
         wide = noise.to(core.device) * core.square().mean().sqrt()
         _, left, _, right = core.shape
         wide[:, left:] = 0
@@ -270,7 +270,8 @@ class _Unfolding:
         if self.width <= _EXACT_WIDTH:
             basis = torch.eye(self.width, dtype=torch.float64, device=self.rest.device)
         else:
-            sketch = torch.randn(self.width, min(rank + _OVERSAMPLING, self.width), generator=generator)
+            sizes = self.width, min(rank + _OVERSAMPLING, self.width)
+            sketch = torch.randn(sizes, generator=generator, dtype=torch.float32, device="cpu")
             basis = sketch.to(self.rest.device, torch.float64)
             for _ in range(_POWER_PASSES):
                 basis = torch.linalg.qr(sum((block.T @ (block @ basis) for block in self), torch.zeros_like(basis)))[0]

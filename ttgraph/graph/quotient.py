@@ -42,7 +42,7 @@ def quotient_adjacency(csr: CSR, capacity: int) -> tuple[Adjacency, Tensor]:
     neighbours = torch.empty(int(offsets[-1]), dtype=torch.int64)
     neighbours[place], neighbours[offsets[:-1]] = others.long(), torch.arange(num_parts)
     scale = degrees.clamp(min=1).double().rsqrt()
-    weights = torch.empty(neighbours.numel())
+    weights = torch.empty(neighbours.numel(), dtype=torch.float32)
     weights[place] = (links * scale[row] * scale[others]).float()
     weights[offsets[:-1]] = (inside * scale * scale).float()
     return Adjacency(offsets, neighbours, weights, num_parts), degrees

@@ -129,10 +129,11 @@ def eigenvectors_of(
     num_active = int(trivial.count_nonzero())
     k = min(k, max(num_active - 1, 0))
     if k == 0:
-        return torch.zeros(0), torch.zeros(matrix.num_rows, 0)
+        return torch.zeros(0, dtype=torch.float32), torch.zeros(matrix.num_rows, 0, dtype=torch.float32)
     if num_active <= max(_DENSE_NODES, 4 * (k + _OVERSAMPLING)):
         return _dense(matrix, trivial, k)
-    basis = torch.randn(matrix.num_rows, k + _OVERSAMPLING, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(matrix.num_rows, k + _OVERSAMPLING, generator=generator, dtype=torch.float32)
     basis *= (trivial > 0)[:, None]
     values = torch.zeros(k + _OVERSAMPLING, dtype=torch.float64)
     change = 1.0
@@ -179,7 +180,7 @@ def _dense(matrix: Adjacency, trivial: Tensor, k: int) -> tuple[Tensor, Tensor]:
     full = torch.from_numpy(_to_scipy(matrix)[active.numpy()][:, active.numpy()].toarray()).double()
     full.addr_(trivial[active].double(), trivial[active].double(), alpha=-3)  # moves the trivial one to the end
     values, vectors = torch.linalg.eigh(full)
-    out = torch.zeros(matrix.num_rows, k)
+    out = torch.zeros(matrix.num_rows, k, dtype=torch.float32)
     out[active] = vectors.flip(1)[:, :k].float()
     return values.flip(0)[:k].float(), out
 

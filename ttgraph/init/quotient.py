@@ -10,7 +10,7 @@ from torch import Tensor
 from ttgraph.graph.csr import CSR
 from ttgraph.graph.quotient import quotient_adjacency
 from ttgraph.graph.spectral import eigenvectors_of
-from ttgraph.init.random import with_std
+from ttgraph.init.random import draw, with_std
 from ttgraph.init.spectral import filled, weighted
 from ttgraph.shape import TTShape
 from ttgraph.tensor_train import tt_svd
@@ -73,7 +73,7 @@ def quotient(
     for k, factor in enumerate(below, start=level):
         core = cores[k].expand(factor, -1, -1, -1)
         size = noise * float(core.square().mean().sqrt())
-        cores[k] = core + size * torch.randn(core.shape, generator=generator)
+        cores[k] = core + size * draw(core.shape, generator)
     return with_std(cores, shape, std, dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def gaussian(
     """
     if not std >= 0:
         raise ValueError(f"gaussian needs std >= 0, got {std}")
-    cores = [torch.randn(sizes, generator=generator) for sizes in shape.core_shapes]
+    cores = [draw(sizes, generator) for sizes in shape.core_shapes]
     return with_std(cores, shape, std, dtype)
 
 
@@ -80,7 +81,7 @@ def hierarchical(
         raise ValueError(f"hierarchical needs std >= 0, got {std}")
     vectors = part_vectors(shape, generator)
     above = TTShape((*shape.row_factors[:-1], 1), shape.col_factors, shape.ranks, len(vectors))
-    cores = tt_svd(above, vectors, seed=int(torch.randint(1 << 31, (), generator=generator))).cores
+    cores = tt_svd(above, vectors, seed=_seed(generator)).cores
     last = cores[-1].expand(shape.row_factors[-1], -1, -1, -1).contiguous()
     return with_std([*cores[:-1], last], shape, std, dtype)
 
@@ -100,11 +101,11 @@ def part_vectors(shape: TTShape, generator: torch.Generator | None = None) -> Te
         torch.Size([12, 8])
     """
     leaf = shape.row_factors[-1]
-    parts = torch.arange(-(-shape.num_embeddings // leaf))
-    vectors = torch.zeros(len(parts), shape.embedding_dim)
+    parts = torch.arange(-(-shape.num_embeddings // leaf), device="cpu")
+    vectors = torch.zeros(len(parts), shape.embedding_dim, dtype=torch.float32, device="cpu")
     for stride in shape.row_strides[:-1]:
         part = parts // (stride // leaf)
-        vectors += torch.randn(int(part[-1]) + 1, shape.embedding_dim, generator=generator)[part]
+        vectors += draw((int(part[-1]) + 1, shape.embedding_dim), generator)[part]
     return vectors
 
 
@@ -159,10 +160,11 @@ def orthogonal(
     rows, columns = shape.num_embeddings, shape.embedding_dim
     if rows * columns > _MOST_NUMBERS:
         return gaussian(shape, std, generator=generator, dtype=dtype)
-    tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
+    tall = draw((max(rows, columns), min(rows, columns)), generator, torch.float64)
     matrix = torch.linalg.qr(tall)[0]
-    seed = int(torch.randint(1 << 31, (), generator=generator))
-    return with_std(tt_svd(shape, matrix if rows >= columns else matrix.T, seed=seed).cores, shape, std, dtype)
+    return with_std(
+        tt_svd(shape, matrix if rows >= columns else matrix.T, seed=_seed(generator)).cores, shape, std, dtype
+    )
 
 
 def with_std(cores: list[Tensor], shape: TTShape, std: float, dtype: torch.dtype) -> list[Tensor]:
@@ -176,6 +178,21 @@ def with_std(cores: list[Tensor], shape: TTShape, std: float, dtype: torch.dtype
     """
     rms = norm(cores, shape.num_embeddings) / math.sqrt(shape.num_embeddings * shape.embedding_dim)
     return [core.to(dtype) for core in rescale(cores, std / rms)]
+
+
+def draw(sizes: Sequence[int], generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Independent normal numbers, the same whatever torch's default dtype and device are.
+
+    Args:
+        sizes: How many.
+        generator: Source of randomness; the global one of torch where left out.
+        dtype: Their type: one that the algebra on cores knows, which float16 and bfloat16 are not.
+    """
+    return torch.randn(*sizes, generator=generator, dtype=dtype, device="cpu")
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    return int(torch.randint(1 << 31, (), generator=generator, device="cpu"))
 
 
 def _edge(shape: TTShape, k: int) -> int:
@@ -210,11 +227,11 @@ def _orthogonal_cores(
     cores = []
     for k, (n, m) in enumerate(zip(shape.row_factors, shape.col_factors, strict=True)):
         left, right, edge = ranks[k], ranks[k + 1], _edge(shape, k)
-        mask = torch.ones(n, left, right, 1)
+        mask = torch.ones(n, left, right, 1, dtype=torch.float32, device="cpu")
         mask[edge + 1 :, left - following[k] :] = 0
         mask[edge, left - following[k] :, : right - following[k + 1]] = 0
         # QR keeps the zeros of the leading columns, which have the more; the mask again removes rounding from there.
-        columns = torch.randn(n, left, right, m, generator=generator) * mask
+        columns = draw((n, left, right, m), generator) * mask
         q, _ = torch.linalg.qr(columns.flatten(0, 1).flatten(1))
         cores.append((q.reshape(n, left, right, m) * mask).transpose(2, 3).contiguous())
     return cores

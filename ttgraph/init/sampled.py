@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ttgraph.init.random import with_std
+from ttgraph.init.random import draw, with_std
 from ttgraph.shape import TTShape
 
 
@@ -50,7 +50,7 @@ def sampled_gaussian(
     std = (3 * shape.num_embeddings) ** -0.5 if std is None else std
     if not std >= 0:
         raise ValueError(f"sampled_gaussian needs std >= 0, got {std}")
-    cores = [torch.randn(sizes, generator=generator) for sizes in shape.core_shapes]
+    cores = [draw(sizes, generator) for sizes in shape.core_shapes]
     # Of several, the one with the most numbers: at rank 1 all others are signs.
     sizes = [(left * right, n * m) for n, left, m, right in shape.core_shapes]
     widest = sizes.index(max(sizes))

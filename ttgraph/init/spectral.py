@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ttgraph.graph.csr import CSR
 from ttgraph.graph.spectral import leading_eigenvectors
+from ttgraph.init.random import draw
 from ttgraph.shape import TTShape
 from ttgraph.tensor_train import norm, rescale, tt_svd
 
@@ -115,7 +116,7 @@ def filled(table: Tensor, width: int, seed: int) -> Tensor:
     num_rows, found = table.shape
     if found == width:
         return table
-    noise = torch.randn(num_rows, width - found, generator=torch.Generator().manual_seed(seed))
+    noise = draw((num_rows, width - found), torch.Generator().manual_seed(seed))
     return torch.cat([table, noise.mul_(_NOISE / math.sqrt(num_rows))], dim=1)
 
 

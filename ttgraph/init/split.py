@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ttgraph.init.random import orthogonal
+from ttgraph.init.random import draw, orthogonal
 from ttgraph.shape import TTShape
 from ttgraph.split_shape import SplitShape
 from ttgraph.tensor_train import rescale, to_matrix, tt_svd
@@ -84,7 +84,7 @@ def split_orthogonal(
     outputs = orthogonal(shape.out_shape, std=second**-0.5, generator=generator)
     kernel = None
     if shape.has_kernel:
-        kernel = torch.randn(second, first, *shape.kernel_size, generator=generator)
+        kernel = draw((second, first, *shape.kernel_size), generator)
     factor = std / _weight(shape, inputs, kernel, outputs).square().mean().sqrt().item()
     if kernel is None:
         outputs = rescale(outputs, factor)

@@ -14,6 +14,7 @@ from ttgraph.nn.hot_rows import HotRows, Refresh
 from ttgraph.ops import tt_embedding_bags
 from ttgraph.ops.bags import LEFT_OUT, check_pooling, flat_bags
 from ttgraph.ops.checks import check_integers
+from ttgraph.ops.transforms import transformed
 
 _NAME = "TTEmbeddingBagCollection"
 Bags = TypeVar("Bags")
@@ -134,7 +135,7 @@ class TTEmbeddingBagCollection(nn.Module):
             bags = self._uncached(tt_embedding_bags, ids, offsets, self.mode, per_sample_weights)
         else:
             flat = self._cached(self.cache, ids, table, offsets, per_sample_weights, single)
-            bags = list(flat.unsafe_chunk(len(self.tables)))
+            bags = list((flat.chunk if transformed() else flat.unsafe_chunk)(len(self.tables)))
         return dict(zip(self.tables, bags, strict=True))
 
     def _cached(

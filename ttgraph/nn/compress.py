@@ -143,7 +143,7 @@ def compress(
     Raises:
         ValueError: If not just one of compression, rank and tolerance is given, or no number of its kind, a pattern
             matches no layer, the model itself is the layer, the example has no images, or a weight holds nan or
-            infinity.
+            infinity, or has no numbers yet.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 10))
@@ -288,6 +288,10 @@ def _replacement(
     """What to put in place of a layer, or why nothing."""
     if not isinstance(layer, Dense):
         return "compressed already"
+    if layer.weight.is_meta:
+        raise ValueError(
+            f"compress needs numbers, the weight of {name} is on meta and has none yet; load the model first"
+        )
     if not layer.weight.isfinite().all():
         raise ValueError(f"compress needs finite numbers, the weight of {name} holds nan or infinity; mend or skip it")
     made: TTConv2d | TTLinear

@@ -23,6 +23,7 @@ from ttgraph.nn.weights import (
     start_bias,
     weight_from_dense,
 )
+from ttgraph.ops.transforms import transformed
 
 Size = int | tuple[int, int]
 Schedule = Literal["auto", "factorized", "reconstructed"]
@@ -124,7 +125,7 @@ class TTConv2d(nn.Module):
             raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}")
         sizes = tuple(like.weight.shape)
         if weight is None:
-            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, dtype)
+            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, device, dtype)
         self.cores = weight.to(device)
         self.schedule, self.recompute = schedule, recompute
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
@@ -139,40 +140,47 @@ class TTConv2d(nn.Module):
         """The dense weight, made anew on every access, differentiable."""  # (out, in / groups, *kernel_size)
         return self.cores.dense()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve.
 
         Args:
-            x: Images, or one.  # (num_images, in_channels, height, width) or (in_channels, height, width)
+            input: Images, or one.  # (num_images, in_channels, height, width) or (in_channels, height, width)
 
         Returns:
             The results.  # (num_images, out_channels, out_height, out_width) or without the first
 
         Raises:
-            RuntimeError: If x is of other sizes, or of another dtype or on another device than the weight.
+            RuntimeError: If it is of other sizes, or of another dtype or on another device than the weight.
         """
         height, width = self._least_size
-        if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels or x.shape[-2] < height or x.shape[-1] < width:
+        if (
+            input.dim() not in (3, 4)
+            or input.shape[-3] != self.in_channels
+            or input.shape[-2] < height
+            or input.shape[-1] < width
+        ):
             raise RuntimeError(
-                f"TTConv2d needs x of shape ([num_images,] in_channels={self.in_channels}, height >= {height}, "
-                f"width >= {width}), got {tuple(x.shape)}"
+                f"TTConv2d needs input of shape ([num_images,] in_channels={self.in_channels}, height >= {height}, "
+                f"width >= {width}), got {tuple(input.shape)}"
             )
-        check_kind("TTConv2d", x, self.cores)
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        split = self._chosen_split(x)
+        check_kind("TTConv2d", input, self.cores)
+        if input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        split = self._chosen_split(input)
         if split is None:
-            return self._convolve(x, self.weight, self.bias)
+            return self._convolve(input, self.weight, self.bias)
         factors = split.factors()
         if factors[1] is None:
-            x = self._without_kernel(x)
-        if fuses(x, self.groups) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            input = self._without_kernel(input)
+        if fuses(input, self.groups) and self.padding_mode == "zeros" and not isinstance(self.padding, str):
             settings = Settings(self.stride, self.padding, self.dilation)
-            return fused_split_conv2d(x, *factors, self.bias, settings, self.recompute)
-        if self.recompute and torch.is_grad_enabled():
-            result: Tensor = checkpoint(self._factorized, x, *factors, use_reentrant=False, preserve_rng_state=False)
+            return fused_split_conv2d(input, *factors, self.bias, settings, self.recompute)
+        if self.recompute and torch.is_grad_enabled() and not transformed():  # which looks for no hooks
+            result: Tensor = checkpoint(
+                self._factorized, input, *factors, use_reentrant=False, preserve_rng_state=False
+            )
             return result
-        return self._factorized(x, *factors)
+        return self._factorized(input, *factors)
 
     def _chosen_split(self, x: Tensor) -> SplitWeight | None:
         """The cores, where the images go through their factors."""

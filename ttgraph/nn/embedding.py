@@ -47,11 +47,11 @@ class TTEmbedding(TTTable):
         TTEmbedding(1000, 64, row_factors=(10, 10, 10), col_factors=(4, 4, 4), ranks=(1, 8, 8, 1), 20.0x smaller)
     """
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Look rows up.
 
         Args:
-            ids: Row ids.  # (...) int32 or int64
+            input: Row ids.  # (...) int32 or int64
 
         Returns:
             The rows.  # (..., embedding_dim)
@@ -59,7 +59,7 @@ class TTEmbedding(TTTable):
         Raises:
             IndexError: If an id is negative or not below ``num_embeddings``.
         """
-        return self._without_padding(tt_lookup(list(self.cores), ids, num_embeddings=self.num_embeddings), ids)
+        return self._without_padding(tt_lookup(list(self.cores), input, num_embeddings=self.num_embeddings), input)
 
     def linear(self, weight: Tensor, ids: Tensor | None = None) -> Tensor:
         """Rows times a weight, as ``torch.nn.functional.linear(self(ids), weight)``, where it pays without the rows.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttgraph.ops.transforms import values
 from ttgraph.shape import TTShape
 
 # A Mersenne prime: the product of two numbers below it fits into an int64.
@@ -47,34 +48,35 @@ class _HashedTable(nn.Module):
         # They are saved, so that loaded rows are those of the table saved.
         self.register_buffer("coefficients", self._hash_functions())
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Look rows up.
 
         Args:
-            ids: Row ids.  # (...) int32 or int64
+            input: Row ids.  # (...) int32 or int64
 
         Returns:
             The rows.  # (..., embedding_dim)
 
         Raises:
             IndexError: If an id is negative or not below ``num_embeddings``. On a GPU that is a device-side assertion,
-                as for torch's own lookups.
+                as for torch's own lookups; in a compiled graph a RuntimeError.
             TypeError: If the ids are no integers.
         """
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        if not isinstance(input, Tensor) or input.dtype not in (torch.int32, torch.int64):
+            got = input.dtype if isinstance(input, Tensor) else type(input).__name__
             raise TypeError(
                 f"{type(self).__name__} needs ids as a tensor of int32 or int64, got {got}; convert them with "
                 "torch.as_tensor(ids).long()"
             )
         # A hash would map any id to a row: nothing below notices one that is out of range.
-        outside = (ids < 0) | (ids >= self.num_embeddings)
+        plain = values(input)
+        outside = (plain < 0) | (plain >= self.num_embeddings)
         needed = f"{type(self).__name__} needs ids from 0 to below num_embeddings={self.num_embeddings}"
-        if ids.device.type != "cpu":
+        if input.device.type != "cpu" or torch.compiler.is_compiling():
             torch._assert_async(~outside.any(), needed)  # the host does not wait for the answer
         elif outside.any():
-            raise IndexError(f"{needed}, got {int(ids[outside][0])}")
-        return self._rows(ids.long())
+            raise IndexError(f"{needed}, got {int(plain[outside][0])}")
+        return self._rows(input.long())
 
     def reset_parameters(self) -> None:
         """Draw all numbers anew, in place; the hash functions are those of the seed."""
@@ -84,14 +86,15 @@ class _HashedTable(nn.Module):
     def _hash_functions(self) -> Tensor:
         """The seed alone decides them."""  # (num_hashes, 2) multipliers and offsets
         source = torch.Generator().manual_seed(self.seed)
-        multipliers = torch.randint(1, _PRIME, (self.num_hashes, 1), generator=source)
-        offsets = torch.randint(_PRIME, (self.num_hashes, 1), generator=source)
+        multipliers = torch.randint(1, _PRIME, (self.num_hashes, 1), generator=source, device="cpu")
+        offsets = torch.randint(_PRIME, (self.num_hashes, 1), generator=source, device="cpu")
         return torch.cat([multipliers, offsets], 1)
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None) -> None:
         for parameter, std in self._starts():
-            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+            numbers = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+            parameter.copy_(std * numbers)
 
     def _starts(self) -> list[tuple[nn.Parameter, float]]:
         """The parameters and the standard deviations that they start with."""
@@ -181,9 +184,9 @@ class HashEmbedding(_HashedTable):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, num_buckets, num_hashes, std, seed)
-        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim))
+        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim, device=device))
         self._draw(generator)
-        self.to(device=device, dtype=dtype)
+        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
 
     @classmethod
     def plan(cls, num_embeddings: int, embedding_dim: int, *, max_params: int, **options: Any) -> HashEmbedding:
@@ -290,11 +293,13 @@ class PosHashEmbedding(_HashedTable):
                 f"PosHashEmbedding needs a bucket for each of {parts[0]} parts, got num_buckets={num_buckets}; "
                 "raise it or leave intra out"
             )
-        self.positions = nn.ParameterList(nn.Parameter(torch.empty(count, embedding_dim)) for count in parts)
+        self.positions = nn.ParameterList(
+            nn.Parameter(torch.empty(count, embedding_dim, device=device)) for count in parts
+        )
         self._num_shares = parts[0] if intra else 1
-        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim))
+        self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim, device=device))
         self._draw(generator)
-        self.to(device=device, dtype=dtype)
+        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
 
     @property
     def num_levels(self) -> int:
@@ -379,7 +384,7 @@ class PosHashEmbedding(_HashedTable):
 
     def _starts(self) -> list[tuple[nn.Parameter, float]]:
         share = self.std / math.sqrt(self.num_levels + 1)
-        _, count = self._share(torch.arange(self._num_shares))
+        _, count = self._share(torch.arange(self._num_shares, device="cpu"))
         hashed = share / self._sum_scale((1 / count).mean().item())
         return [*((vectors, share) for vectors in self.positions), (self.table, hashed)]
 

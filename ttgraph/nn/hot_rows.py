@@ -105,7 +105,7 @@ class HotRows(nn.Module):
         device = like.device
         self.register_buffer("ids", torch.empty(self.capacity, dtype=torch.long, device=device))
         self.register_buffer("slots", torch.empty(self.capacity, dtype=torch.long, device=device))
-        self.register_buffer("counts", torch.empty(self.capacity + 1, device=device))
+        self.register_buffer("counts", torch.empty(self.capacity + 1, dtype=torch.float32, device=device))
         self.register_buffer("steps", torch.empty((), dtype=torch.long, device=device))
         self.register_buffer("lookups", torch.empty(2, dtype=torch.double, device=device))
         self.contest = FrequentIds(max(_LEAST_BUCKETS, _BUCKETS_PER_ROW * self.capacity), device)
@@ -117,7 +117,7 @@ class HotRows(nn.Module):
         for zeros in (self.weight, self.counts, self.steps, self.lookups):
             zeros.zero_()
         self.ids.fill_(NOBODY)
-        self.slots.copy_(torch.arange(self.capacity))
+        self.slots.copy_(torch.arange(self.capacity, device=self.slots.device))
         self.contest.reset_parameters()
         self._counted = False  # anything since the last call of refresh
         self._steps = 0  # as steps, without asking the device

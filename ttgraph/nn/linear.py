@@ -18,6 +18,7 @@ from ttgraph.nn.weights import (
     weight_from_dense,
 )
 from ttgraph.ops.pointwise import pointwise
+from ttgraph.ops.transforms import transformed
 
 
 class TTLinear(nn.Module):
@@ -75,7 +76,7 @@ class TTLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         sizes = (out_features, in_features)
         if weight is None:
-            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, dtype)
+            weight = make_weight(format, sizes, Wish(rank, compression), depth, generator, device, dtype)
         self.cores = weight.to(device)
         self.register_parameter("bias", start_bias(sizes, generator, device, dtype) if bias else None)
 
@@ -89,28 +90,31 @@ class TTLinear(nn.Module):
         """The dense weight, made anew on every access, differentiable."""  # (out_features, in_features)
         return self.cores.dense()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Multiply.
 
         Args:
-            x: Rows.  # (..., in_features)
+            input: Rows.  # (..., in_features)
 
         Returns:
             As many.  # (..., out_features)
 
         Raises:
-            RuntimeError: If x is of other sizes, or of another dtype or on another device than the weight.
+            RuntimeError: If it is of other sizes, or of another dtype or on another device than the weight.
         """
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise RuntimeError(f"TTLinear needs x of shape (..., in_features={self.in_features}), got {tuple(x.shape)}")
-        check_kind("TTLinear", x, self.cores)
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise RuntimeError(
+                f"TTLinear needs input of shape (..., in_features={self.in_features}), got {tuple(input.shape)}"
+            )
+        check_kind("TTLinear", input, self.cores)
         if isinstance(self.cores, MatrixWeight):
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(input, self.weight, self.bias)
         inputs, _, outputs = self.cores.factors()
-        if torch.is_autocast_enabled(x.device.type):  # which knows torch's own ops alone
-            return F.linear(F.linear(x, inputs.T), outputs, self.bias)
-        hidden = pointwise(x.reshape(-1, self.in_features), inputs)
-        return pointwise(hidden, outputs.T, self.bias).view(*x.shape[:-1], self.out_features)
+        # These know torch's own ops alone, or would keep the number of dimensions.
+        if torch.is_autocast_enabled(input.device.type) or transformed() or torch.jit.is_tracing():
+            return F.linear(F.linear(input, inputs.T), outputs, self.bias)
+        hidden = pointwise(input.reshape(-1, self.in_features), inputs)
+        return pointwise(hidden, outputs.T, self.bias).view(*input.shape[:-1], self.out_features)
 
     @classmethod
     def from_dense(

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttgraph.ops.narrow_conv import narrow_conv, narrow_conv_pays
-from ttgraph.ops.pointwise import has_kernels, pointwise
+from ttgraph.ops.contraction import holds
+from ttgraph.ops.narrow_conv import narrow_conv, narrow_conv_backward, narrow_conv_pays
+from ttgraph.ops.pointwise import has_kernels, pointwise, pointwise_backward
+from ttgraph.ops.transforms import transformed
 from ttgraph.split_shape import SplitShape
 
 # Reading or writing a number takes as long as so many multiply-adds.
@@ -49,12 +51,12 @@ def split_conv2d(
 
     Source: Yin, "Fast and compact neural network via Tensor-Train reparameterization" (Georgia Tech, 2023).
     """
-    autocast = torch.is_autocast_enabled(x.device.type)
-    hidden = _channels(x, inputs, None, groups, autocast)
+    plain = torch.is_autocast_enabled(x.device.type) or transformed()
+    hidden = _channels(x, inputs, None, groups, plain)
     if kernel is not None:
         hidden = kernel_conv(hidden, kernel.repeat(groups, 1, 1, 1) if groups > 1 else kernel)
     if groups == 1:
-        return _channels(hidden, outputs.T, bias, 1, autocast)
+        return _channels(hidden, outputs.T, bias, 1, plain)
     return F.conv2d(hidden, outputs[..., None, None], bias, groups=groups)
 
 
@@ -106,7 +108,8 @@ def fused_split_conv2d(
 def split_pays(shape: SplitShape, groups: int, in_pixels: int, out_pixels: int) -> bool:
     """Whether a convolution is cheaper through its factors than with the weight that they make up.
 
-    Counts multiply-adds, and the numbers that either way writes in between.
+    Counts multiply-adds, and the numbers that either way writes in between. Of a number of images that an exported
+    graph leaves open it does not.
 
     Args:
         shape: Shape of the cores.
@@ -128,7 +131,7 @@ def split_pays(shape: SplitShape, groups: int, in_pixels: int, out_pixels: int) 
         + out_pixels * (kernel + second * (out_channels / groups + _TRAFFIC))
     )
     reconstructed = shape.num_weights * (out_pixels + second) + entries * first * second * in_channels
-    return factorized <= reconstructed
+    return holds(factorized <= reconstructed)
 
 
 class _FusedSplitConv(torch.autograd.Function):
@@ -155,8 +158,9 @@ class _FusedSplitConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, inputs, kernel, outputs, bias, *hidden = ctx.saved_tensors
         settings, wanted = ctx.settings, ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled():  # to differentiate twice, through the ops
-            result = _multiplied(_hidden(x, inputs, kernel, settings)[-1], outputs.T, bias)
+        if torch.is_grad_enabled() or transformed():  # to differentiate twice, through the ops
+            with torch.enable_grad():
+                result = _multiplied(_hidden(x, inputs, kernel, settings)[-1], outputs.T, bias)
             leaves = [leaf for leaf, want in zip((x, inputs, kernel, outputs, bias), wanted, strict=True) if want]
             grads = iter(torch.autograd.grad(result, leaves, grad, create_graph=True))
             return *(next(grads) if want else None for want in wanted), None, None
@@ -188,7 +192,7 @@ def _hidden(x: Tensor, inputs: Tensor, kernel: Tensor | None, settings: Settings
 def _convolved_backward(grad: Tensor, x: Tensor, kernel: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """Gradients of the images and of the kernel."""
     if narrow_conv_pays(kernel):
-        x_grad, kernel_grad = torch.ops.ttgraph.narrow_conv_backward.default(grad, x, kernel, *settings, True)
+        x_grad, kernel_grad = narrow_conv_backward(grad, x, kernel, *settings, True)
     else:
         x_grad, kernel_grad, _ = torch.ops.aten.convolution_backward.default(
             grad, x, kernel, None, *settings, False, (0, 0), 1, (True, True, False)
@@ -201,9 +205,9 @@ def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1)
     return _images(pointwise(_rows(x, groups), weight, bias), x, groups)
 
 
-def _channels(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, autocast: bool) -> Tensor:
-    """The same, where torch may change dtypes."""
-    if autocast:  # which knows torch's own ops alone
+def _channels(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, plain: bool) -> Tensor:
+    """The same, by a convolution of torch where wanted."""
+    if plain:  # autocast and vmap know torch's own ops alone
         weight = weight.T.repeat(groups, 1)[..., None, None]
         return F.conv2d(x, weight, bias, groups=groups)
     return _multiplied(x, weight, bias, groups)
@@ -213,8 +217,7 @@ def _multiplied_backward(
     grad: Tensor, x: Tensor, weight: Tensor, with_x: bool = True, with_bias: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the images, the weight and the bias; what is not wanted is empty."""
-    backward = torch.ops.ttgraph.pointwise_backward.default
-    x_grad, weight_grad, bias_grad = backward(_rows(grad), _rows(x), weight, with_x, with_bias)
+    x_grad, weight_grad, bias_grad = pointwise_backward(_rows(grad), _rows(x), weight, with_x, with_bias)
     return _images(x_grad, x) if with_x else x_grad, weight_grad, bias_grad
 
 

@@ -92,10 +92,15 @@ class TTTable(nn.Module):
                 row_factors=row_factors,
                 col_factors=col_factors,
             )
-            # torch's default dtype is read here, so that the layer follows it as nn.Embedding does.
+            # torch's default device and dtype are read here, so that the layer follows them as nn.Embedding does.
+            device = torch.get_default_device() if device is None else device
             dtype = dtype or torch.get_default_dtype()
             cores = self._drawn(generator)
-        self.cores = nn.ParameterList(nn.Parameter(core.detach().to(device, dtype, copy=True)) for core in cores)
+        self.cores = nn.ParameterList(
+            # Laid out as their gradients are, along dimensions of one too, as DistributedDataParallel wants it.
+            nn.Parameter(core.detach().to(device, dtype, copy=True, memory_format=torch.contiguous_format))
+            for core in cores
+        )
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
@@ -160,7 +165,7 @@ class TTTable(nn.Module):
     @classmethod
     def from_pretrained(
         cls: type[Table],
-        weight: Tensor,
+        embeddings: Tensor,
         rank: int | None = None,
         *,
         compression: float | None = None,
@@ -174,12 +179,12 @@ class TTTable(nn.Module):
         """Compress a dense table by TT-SVD, to a rank, by a factor, or as far as an error allows.
 
         Args:
-            weight: The table.  # (num_embeddings, embedding_dim)
+            embeddings: The table.  # (num_embeddings, embedding_dim)
             rank: Every inner TT rank, clipped to what the table allows; 16 where nothing else decides it.
-            compression: How many times smaller than ``weight`` the cores must be, in place of ``rank``: takes the
+            compression: How many times smaller than ``embeddings`` the cores must be, in place of ``rank``: takes the
                 largest rank that is.
             tolerance: Largest relative error, in place of ``rank``: takes the smallest rank whose error, as
-                the Frobenius norm of the difference over that of ``weight``, is surely not larger.
+                the Frobenius norm of the difference over that of ``embeddings``, is surely not larger.
             freeze: Whether the cores take no gradient; as in torch, pass ``False`` to train on.
             depth: Number of cores.
             row_factors: Row factors; balanced ones by default.
@@ -187,10 +192,10 @@ class TTTable(nn.Module):
             **options: What else the layer takes, such as ``padding_idx``.
 
         Returns:
-            The layer, closest to ``weight`` up to the factor that TT-SVD guarantees.
+            The layer, closest to ``embeddings`` up to the factor that TT-SVD guarantees.
 
         Raises:
-            TypeError: If ``weight`` holds no floating-point numbers, or ``rank`` is a bool.
+            TypeError: If ``embeddings`` holds no floating-point numbers, or ``rank`` is a bool.
             ValueError: If more than one of rank, compression and tolerance is given, or cannot be kept.
 
         Example:
@@ -200,15 +205,17 @@ class TTTable(nn.Module):
             >>> bool((table.weight - weight).norm() <= 0.3 * weight.norm())
             True
         """
-        if not weight.is_floating_point():
+        if not embeddings.is_floating_point():
             raise TypeError(
-                f"from_pretrained needs a weight of floating-point numbers, got {weight.dtype}; try .float()"
+                f"from_pretrained needs embeddings of floating-point numbers, got {embeddings.dtype}; try .float()"
             )
-        if weight.dim() != 2:
-            raise ValueError(f"weight must be a matrix (num_embeddings, embedding_dim), got {tuple(weight.shape)}")
+        if embeddings.dim() != 2:
+            raise ValueError(
+                f"embeddings must be a matrix (num_embeddings, embedding_dim), got {tuple(embeddings.shape)}"
+            )
         factors = dict(depth=depth, row_factors=row_factors, col_factors=col_factors)
-        cores = _compressed(weight.detach(), rank, compression, tolerance, factors)
-        layer = cls(*weight.shape, cores=cores, device=weight.device, dtype=weight.dtype, **options)
+        cores = _compressed(embeddings.detach(), rank, compression, tolerance, factors)
+        layer = cls(*embeddings.shape, cores=cores, device=embeddings.device, dtype=embeddings.dtype, **options)
         return layer.requires_grad_(not freeze)
 
     def extra_repr(self) -> str:

@@ -45,7 +45,7 @@ class SplitWeight(nn.Module):
         super().__init__()
         self.shape = shape
         self.inputs = _parameters(cores.inputs)
-        self.kernel = None if cores.kernel is None else nn.Parameter(cores.kernel.contiguous())
+        self.kernel = None if cores.kernel is None else _parameter(cores.kernel)
         self.outputs = _parameters(cores.outputs)
 
     def factors(self) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -213,7 +213,7 @@ def check_kind(layer: str, x: Tensor, weight: SplitWeight | MatrixWeight) -> Non
     like = weight.like
     if x.device != like.device or (x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type)):
         raise RuntimeError(
-            f"{layer} needs x in the dtype and on the device of its weight, {like.dtype} on {like.device}, got "
+            f"{layer} needs input in the dtype and on the device of its weight, {like.dtype} on {like.device}, got "
             f"{x.dtype} on {x.device}; convert either with .to()"
         )
 
@@ -224,6 +224,7 @@ def make_weight(
     wish: Wish,
     depth: int,
     generator: torch.Generator | None,
+    device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> SplitWeight | MatrixWeight:
     """A weight to start training from: of the standard deviation of He's initialisation.
@@ -234,6 +235,7 @@ def make_weight(
         wish: How small it has to be.
         depth: Cores of either side, or pairs of them.
         generator: Source of the random start.
+        device: Where the cores live.
         dtype: Type of the cores.
 
     Raises:
@@ -241,7 +243,8 @@ def make_weight(
 
     Source: He, Zhang, Ren, Sun, "Delving deep into rectifiers" (ICCV 2015).
     """
-    return _kind(format).start(sizes, _std(sizes), wish, depth, generator, dtype or torch.get_default_dtype())
+    weight = _kind(format).start(sizes, _std(sizes), wish, depth, generator, dtype or torch.get_default_dtype())
+    return weight.to(torch.get_default_device() if device is None else device)
 
 
 def start_bias(
@@ -259,7 +262,8 @@ def start_bias(
         dtype: Its type.
     """
     bound = math.prod(sizes[1:]) ** -0.5
-    return nn.Parameter(torch.empty(sizes[0], dtype=dtype).uniform_(-bound, bound, generator=generator).to(device))
+    bias = torch.empty(sizes[0], dtype=dtype, device="cpu").uniform_(-bound, bound, generator=generator)
+    return nn.Parameter(bias.to(torch.get_default_device() if device is None else device))
 
 
 @torch.no_grad()
@@ -317,7 +321,12 @@ def _kind(format: Format) -> type[SplitWeight] | type[MatrixWeight]:
 
 
 def _parameters(cores: Sequence[Tensor]) -> nn.ParameterList:
-    return nn.ParameterList(nn.Parameter(core.detach().contiguous()) for core in cores)
+    return nn.ParameterList(map(_parameter, cores))
+
+
+def _parameter(core: Tensor) -> nn.Parameter:
+    """Laid out as its gradient is: `contiguous` would leave any strides to dimensions of one."""
+    return nn.Parameter(core.detach().clone(memory_format=torch.contiguous_format))
 
 
 def _least_rank(tensor: Tensor, dim: int, most: float) -> int:
@@ -337,5 +346,5 @@ def _to_table(weight: Tensor, shape: TTShape) -> Tensor:
 def _from_table(table: Tensor, sizes: Sequence[int]) -> Tensor:
     """The way back."""
     out_channels, in_channels, *kernel = sizes
-    padded = table.view(math.prod(kernel), -1, table.shape[1])[:, :in_channels, :out_channels]
+    padded = table.reshape(math.prod(kernel), -1, table.shape[1])[:, :in_channels, :out_channels]
     return padded.permute(2, 1, 0).reshape(*sizes)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
 from ttgraph.ops import message_reference as reference
+from ttgraph.ops.transforms import register_op, transformed
 from ttgraph.ops.transpose import transpose
 
 
@@ -138,15 +138,20 @@ def aggregate(adj: Adjacency, x: Tensor, root: Tensor | None = None) -> Tensor:
             raise ValueError(
                 f"aggregate needs {name} as adj and x are, {x.dtype} on {adj.device}; got {part.dtype} on {part.device}"
             )
-    transposed = _parts(adj.transposed, x.dtype) if x.requires_grad and torch.is_grad_enabled() else []
-    return torch.ops.ttgraph.aggregate(x, _parts(adj, x.dtype), transposed, root)
+    transposed = _parts(adj.transposed, x.dtype) if _wanted(x) else []
+    return _aggregate(x, _parts(adj, x.dtype), transposed, root)
+
+
+def _wanted(*inputs: Tensor) -> bool:
+    """Whether the gradient of the op will be asked for."""
+    return torch.is_grad_enabled() and any(part.requires_grad for part in inputs) and not transformed()
 
 
 def _parts(adj: Adjacency, dtype: torch.dtype) -> list[Tensor]:
     return [adj.offsets, adj.neighbours, adj.weights.to(dtype)]
 
 
-register_reference("aggregate", reference.aggregate)
+_aggregate = register_op("aggregate", reference.aggregate)
 
 
 @torch.library.register_fake("ttgraph::aggregate")
@@ -163,7 +168,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, list[Tensor], list[Tensor], Tensor | N
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[None], list[None], Tensor | None]:
     parts = list(ctx.saved_tensors)
     matrix, transposed = parts[:3], parts[3:]
-    x_grad = torch.ops.ttgraph.aggregate(grad, transposed, matrix, None) if ctx.needs_input_grad[0] else None
+    x_grad = _aggregate(grad, transposed, matrix, None) if ctx.needs_input_grad[0] else None
     return x_grad, [None] * 3, [None] * len(transposed), grad if ctx.has_root else None
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
 from ttgraph.ops import message_reference as reference
 from ttgraph.ops.aggregate import Adjacency
 from ttgraph.ops.dropout import relu_dropout
+from ttgraph.ops.transforms import register_op
 
 
 def attend(
@@ -77,11 +77,11 @@ def attend(
     needed = torch.is_grad_enabled() and any(part.requires_grad for part in (x, source_scores, row_scores))
     transposed = list(adj.by_source) if needed else []
     matrix = [adj.offsets, adj.neighbours]
-    return torch.ops.ttgraph.attend(x, source_scores, row_scores, factors, matrix, transposed, negative_slope)[0]
+    return _attend(x, source_scores, row_scores, factors, matrix, transposed, negative_slope)[0]
 
 
-register_reference("attend", reference.attend)
-register_reference("attend_backward", reference.attend_backward)
+_attend = register_op("attend", reference.attend)
+_attend_backward = register_op("attend_backward", reference.attend_backward)
 
 
 @torch.library.register_fake("ttgraph::attend")
@@ -109,9 +109,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
     out, logsumexp, x, source_scores, row_scores, factors, *parts = ctx.saved_tensors
     matrix, transposed = parts[: ctx.sizes[0]], parts[ctx.sizes[0] :]
-    grads = torch.ops.ttgraph.attend_backward(
-        grad, out, logsumexp, x, source_scores, row_scores, factors, matrix, transposed, ctx.slope
-    )
+    grads = _attend_backward(grad, out, logsumexp, x, source_scores, row_scores, factors, matrix, transposed, ctx.slope)
     return *grads, None, [None] * len(matrix), [None] * len(transposed), None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttgraph.ops.bags import check_pooling
+from ttgraph.ops.bags import check_pooling, pooled
 from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
 from ttgraph.ops.contraction import contracted
 from ttgraph.ops.reference import NO_ID
@@ -76,10 +76,8 @@ def tt_embedding_bag(
     flat = ids.reshape(-1)
     cores = contracted(cores, flat.shape[0])
     padding = NO_ID if padding_idx is None else padding_idx
-    bags, _ = torch.ops.ttgraph.tt_embedding_bags(
-        cores, [len(cores)], flat, bounds, [num_embeddings], mode, per_sample_weights, [padding]
-    )
-    return bags.view(bounds.shape[0] - 1, embedding_dim(cores))
+    bags, _ = pooled(cores, [len(cores)], flat, bounds, [num_embeddings], mode, per_sample_weights, [padding])
+    return bags.reshape(bounds.shape[0] - 1, embedding_dim(cores))
 
 
 def bag_bounds(ids: Tensor, offsets: Tensor | None, include_last_offset: bool, cores: Sequence[Tensor]) -> Tensor:

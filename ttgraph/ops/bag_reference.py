@@ -11,6 +11,7 @@ from torch import Tensor
 from ttgraph.ops import reference
 from ttgraph.ops.checks import embedding_dim
 from ttgraph.ops.reference import NO_ID
+from ttgraph.ops.transforms import is_batched, transformed, values
 
 
 class _Table(NamedTuple):
@@ -50,6 +51,12 @@ def tt_embedding_bags(
         The bags of one table after another, and for "max" who won, as of ``one_table``: positions are counted from
         the first id of the table.  # (sum of num_bags * embedding_dim,) each, or none won
     """
+    if is_batched(offsets):
+        raise NotImplementedError(
+            "tt_embedding_bag takes no offsets that vmap batches, since bags of different sizes do not batch; pass ids "
+            "of two dimensions, whose lines are the bags, or offsets that are the same for all"
+        )
+    offsets = values(offsets)
     _check_offsets("tt_embedding_bag", offsets, len(ids))
     results = [
         one_table(table.cores, table.ids, table.offsets, rows, mode, table.weights, table.padding_idx)
@@ -164,16 +171,19 @@ def one_table(
     positions, bags = _kept(ids, offsets, padding_idx)
     reference.check_ids("tt_embedding_bag", ids, num_embeddings, padding_idx)
     rows = reference.rows_of(reference.widen(cores), ids[positions])
-    out = rows.new_zeros(len(offsets) - 1, rows.shape[1])
+    num_bags = len(offsets) - 1
+    out = rows.new_zeros(num_bags + 1, rows.shape[1])  # the last for what is left out
     if mode != "max":
-        out = out.index_add(0, bags, rows * _factors(positions, bags, mode, per_sample_weights, rows))
-        return out.to(cores[0].dtype), ids.new_empty(0, rows.shape[1], dtype=torch.long)
-    spread = bags.unsqueeze(1).expand_as(rows)
-    out = out.scatter_reduce(0, spread, rows, "amax", include_self=False)
-    won = (rows == out[bags]) | rows.isnan()
-    places = torch.where(won, positions.unsqueeze(1), len(ids))
-    winners = torch.full_like(out, -1, dtype=torch.long).scatter_reduce(0, spread, places, "amin", include_self=False)
-    return out.to(cores[0].dtype), winners
+        out = out.index_add(0, bags, rows * _factors(positions, bags, num_bags, mode, per_sample_weights, rows))
+        return out[:num_bags].to(cores[0].dtype), ids.new_empty(0, rows.shape[1], dtype=torch.long)
+    spread, none = bags.unsqueeze(1).expand_as(rows), len(positions)
+    most = out.scatter_reduce(0, spread, rows.detach(), "amax", include_self=False)
+    won = (rows == most[bags]) | rows.isnan()
+    places = torch.where(won, torch.arange(none, device=ids.device).unsqueeze(1), none)
+    first = torch.full_like(out, none, dtype=torch.long).scatter_reduce(0, spread, places, "amin")[:num_bags]
+    # Of several maxima one takes the gradient, as below; in an empty bag zeros win.
+    out = torch.cat([rows, rows.new_zeros(1, rows.shape[1])]).gather(0, first)
+    return out.to(cores[0].dtype), torch.cat([positions, positions.new_full((1,), -1)])[first]
 
 
 def one_table_backward(
@@ -203,10 +213,11 @@ def one_table_backward(
     """
     positions, bags = _kept(ids, offsets, padding_idx)
     wide = reference.widen(cores)
-    per_id = grad.to(wide[0].dtype)[bags]
+    num_bags = len(offsets) - 1
+    per_id = _with_a_last(grad.to(wide[0].dtype))[bags]
     if mode == "max":
-        per_id = torch.where(winners[bags] == positions.unsqueeze(1), per_id, 0)
-    scaled = per_id * _factors(positions, bags, mode, per_sample_weights, per_id)
+        per_id = torch.where(_with_a_last(winners)[bags] == positions.unsqueeze(1), per_id, 0)
+    scaled = per_id * _factors(positions, bags, num_bags, mode, per_sample_weights, per_id)
     deterministic = torch.are_deterministic_algorithms_enabled()
     grads = [g.to(cores[0].dtype) for g in reference.tt_lookup_backward(scaled, wide, ids[positions], deterministic)]
     if per_sample_weights is not None:
@@ -230,18 +241,34 @@ def _check_offsets(op: str, offsets: Tensor, num_ids: int) -> None:
 
 
 def _kept(ids: Tensor, offsets: Tensor, padding_idx: int) -> tuple[Tensor, Tensor]:
-    """Positions of the ids that are no padding, and the bag of each."""
+    """Positions of the ids that are no padding, and the bag of each.
+
+    Under torch.func no size may depend on ids: there all positions are kept, those of padding in a bag behind the last.
+    """
     bags = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
     positions = torch.arange(len(ids), device=ids.device)
-    if padding_idx != NO_ID:
-        positions = positions[ids != padding_idx]
+    if padding_idx == NO_ID:
+        return positions, bags
+    if transformed():
+        return positions, torch.where(ids == padding_idx, len(offsets) - 1, bags)
+    positions = positions[ids != padding_idx]
     return positions, bags[positions]
 
 
-def _factors(positions: Tensor, bags: Tensor, mode: str, per_sample_weights: Tensor | None, like: Tensor) -> Tensor:
+def _with_a_last(bags: Tensor) -> Tensor:
+    """Bags, and zeros for one behind the last."""
+    return torch.cat([bags, bags.new_zeros(1, bags.shape[1])])
+
+
+def _factors(
+    positions: Tensor, bags: Tensor, num_bags: int, mode: str, per_sample_weights: Tensor | None, like: Tensor
+) -> Tensor:
     """By what the row of each kept id is multiplied, (num_kept, 1), before rows are added up."""
     if mode == "mean":
-        return 1 / torch.bincount(bags)[bags].to(like.dtype).unsqueeze(1)
+        counts = torch.zeros(num_bags + 1, dtype=torch.long, device=bags.device).index_add(
+            0, bags, bags.new_ones(len(bags))
+        )
+        return 1 / counts[bags].to(like.dtype).unsqueeze(1)
     if per_sample_weights is not None:
         return per_sample_weights[positions].to(like.dtype).unsqueeze(1)
     return like.new_ones(len(positions), 1)

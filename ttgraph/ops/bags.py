@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
 from ttgraph.ops import bag_reference, reference
 from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
 from ttgraph.ops.contraction import contracted
+from ttgraph.ops.transforms import register_op, transformed
 
 _OP = "tt_embedding_bags"
 
@@ -66,8 +66,9 @@ def tt_embedding_bags(
     )
     num_bags, widths = (offsets.shape[0] - 1) // len(tables), [embedding_dim(cores) for cores in tables]
     # As of several tensors: of parts that autograd knows to be of one, none could be changed in place.
-    flats = torch.unsafe_split_with_sizes(bags, [num_bags * width for width in widths])
-    return [flat.view(num_bags, width) for flat, width in zip(flats, widths, strict=True)]
+    split = torch.split if transformed() else torch.unsafe_split_with_sizes
+    flats = split(bags, [num_bags * width for width in widths])
+    return [flat.reshape(num_bags, width) for flat, width in zip(flats, widths, strict=True)]
 
 
 def flat_bags(
@@ -111,7 +112,7 @@ def flat_bags(
         )
     check_pooling(_OP, ids, mode, per_sample_weights, first)
     parts = [contracted(cores, ids.shape[0] // len(tables)) for cores, _ in checked]
-    bags, _ = torch.ops.ttgraph.tt_embedding_bags(
+    bags, _ = pooled(
         [core for cores in parts for core in cores],
         [len(cores) for cores in parts],
         ids,
@@ -155,8 +156,8 @@ def check_pooling(op: str, ids: Tensor, mode: str, weights: Tensor | None, cores
         )
 
 
-register_reference("tt_embedding_bags", bag_reference.tt_embedding_bags)
-register_reference("tt_embedding_bags_backward", bag_reference.tt_embedding_bags_backward)
+pooled = register_op("tt_embedding_bags", bag_reference.tt_embedding_bags)
+_pooled_backward = register_op("tt_embedding_bags_backward", bag_reference.tt_embedding_bags_backward)
 
 
 @torch.library.register_fake("ttgraph::tt_embedding_bags")
@@ -202,7 +203,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Any, ...]:
     ids, offsets, winners, per_sample_weights, *cores = ctx.saved_tensors
-    grads = torch.ops.ttgraph.tt_embedding_bags_backward(
+    grads = _pooled_backward(
         grad, cores, ctx.depths, ids, offsets, winners, ctx.mode, per_sample_weights, ctx.padding_idx
     )
     weight_grad = None if per_sample_weights is None else grads[-1]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ttgraph._library import HAS_LIBRARY
+from ttgraph.ops.transforms import transformed
 
 # Constants are from forward and backward of 207 cases at every split, on one thread of a CPU with 48 KB, 1 MB and
 # 32 MB of caches: depth 3 to 6, ranks 8 to 64, up to 1e9 rows, 1,000 ids to whole tables. Over these cases the choice
@@ -106,7 +107,7 @@ def choose_split(cores: Sequence[Tensor], num_rows: int) -> int:
     """
     best = depth = len(cores)
     device = cores[0].device.type
-    has_kernels = HAS_LIBRARY if device == "cpu" else device == "cuda"
+    has_kernels = (HAS_LIBRARY if device == "cpu" else device == "cuda") and not transformed()
     if depth == 2 or not has_kernels or cores[0].dtype not in (torch.float32, torch.float64):
         return depth
     rows, cols = [core.shape[0] for core in cores], [core.shape[2] for core in cores]
@@ -116,12 +117,12 @@ def choose_split(cores: Sequence[Tensor], num_rows: int) -> int:
     for split in range(depth - 1, 1, -1):
         lead = split - 1
         suffixes, width, rank = math.prod(rows[lead:]), math.prod(cols[lead:]), ranks[lead]
-        if _holds(suffixes * rank * width > most):
+        if holds(suffixes * rank * width > most):
             continue
         making = multiply_adds(rows[lead:], [rank * cols[lead], *cols[split:]], [1, *ranks[split:]], suffixes)
         using = multiply_adds([*rows[:lead], suffixes], [*cols[:lead], width], [*ranks[:split], 1], num_rows)
         cost = (making + using + _CALL[device]) * whole
-        if _holds(cost < least):
+        if holds(cost < least):
             best, least = split, cost
     return best
 
@@ -157,8 +158,16 @@ def multiply_adds(row_factors: Sequence[int], col_factors: Sequence[int], ranks:
     return total
 
 
-def _holds(condition: bool) -> bool:
-    """The condition; under torch.compile, of a number of rows that only the data tell, False."""
+def holds(condition: bool) -> bool:
+    """The condition; False of a number that only the data tell under torch.compile, or the caller of an exported graph.
+
+    Args:
+        condition: On sizes, which may be symbols there.
+    """
+    if torch.compiler.is_exporting():  # where a guard would limit the sizes
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(condition)
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import guard_or_false
 

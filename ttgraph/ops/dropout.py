@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import HAS_LIBRARY, register_reference
+from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import message_reference as reference
+from ttgraph.ops.transforms import register_op, transformed
 
 
 def relu_dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -41,14 +42,14 @@ def relu_dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     if not training or p == 0:
         return torch.relu(x)
     # A seed that is a number would break a compiled graph.
-    if not HAS_LIBRARY or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not HAS_LIBRARY or x.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
         return torch.nn.functional.dropout(torch.relu(x), p)
     seed = int(torch.randint(2**63 - 1, ()))
-    return torch.ops.ttgraph.relu_dropout(x, p, seed)
+    return _relu_dropout(x, p, seed)
 
 
-register_reference("relu_dropout", reference.relu_dropout)
-register_reference("relu_dropout_backward", reference.relu_dropout_backward)
+_relu_dropout = register_op("relu_dropout", reference.relu_dropout)
+_relu_dropout_backward = register_op("relu_dropout_backward", reference.relu_dropout_backward)
 
 
 @torch.library.register_fake("ttgraph::relu_dropout")
@@ -67,7 +68,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, float, int], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.ttgraph.relu_dropout_backward(grad, ctx.saved_tensors[0], ctx.p), None, None
+    return _relu_dropout_backward(grad, ctx.saved_tensors[0], ctx.p), None, None
 
 
 def _save_backward(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
@@ -76,7 +77,7 @@ def _save_backward(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tenso
 
 
 def _double_backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.ttgraph.relu_dropout_backward(outer, ctx.saved_tensors[0], ctx.p), None, None
+    return _relu_dropout_backward(outer, ctx.saved_tensors[0], ctx.p), None, None
 
 
 torch.library.register_autograd("ttgraph::relu_dropout", _backward, setup_context=_save)

@@ -13,11 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ttgraph._library import HAS_LIBRARY, register_reference
+from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import linear_reference
 from ttgraph.ops.checks import check_cores, check_integers, check_weight
 from ttgraph.ops.contraction import contracted
+from ttgraph.ops.lookup import lookup
+from ttgraph.ops.materialize import materialize
 from ttgraph.ops.reference import second_derivative
+from ttgraph.ops.transforms import register_op, transformed
 
 #: What is computed once and shared: nothing ("rows", then a plain product), the product of the weight with
 #: the leading cores, once per prefix ("prefix"), or with all cores but the first, once for each of the
@@ -67,12 +70,12 @@ def tt_lookup_linear(
     flat = ids.reshape(-1)
     path = choose_path(cores, flat.shape[0], weight.shape[0])
     if path == "rows":
-        rows = torch.ops.ttgraph.tt_lookup(contracted(cores, flat.shape[0]), flat, num_embeddings)
+        rows = lookup(contracted(cores, flat.shape[0]), flat, num_embeddings)
         result = torch.nn.functional.linear(rows, weight)
     else:
         parts = _in_order(cores, weight, path)
-        result = torch.ops.ttgraph.tt_lookup_linear(parts[0], flat, parts[1], num_embeddings, path == "suffix")
-    return result.view(*ids.shape, weight.shape[0])
+        result = _OPS["tt_lookup_linear"](parts[0], flat, parts[1], num_embeddings, path == "suffix")
+    return result.reshape(*ids.shape, weight.shape[0])
 
 
 def tt_materialize_linear(cores: Sequence[Tensor], weight: Tensor, num_embeddings: int) -> Tensor:
@@ -102,10 +105,10 @@ def tt_materialize_linear(cores: Sequence[Tensor], weight: Tensor, num_embedding
     check_weight(op, weight, cores)
     path = choose_path(cores, num_embeddings, weight.shape[0])
     if path == "rows":
-        rows = torch.ops.ttgraph.tt_materialize(contracted(cores, num_embeddings), num_embeddings)
+        rows = materialize(contracted(cores, num_embeddings), num_embeddings)
         return torch.nn.functional.linear(rows, weight)
     parts = _in_order(cores, weight, path)
-    return torch.ops.ttgraph.tt_materialize_linear(*parts, num_embeddings, path == "suffix")
+    return _OPS["tt_materialize_linear"](*parts, num_embeddings, path == "suffix")
 
 
 def multiply_adds(
@@ -162,7 +165,7 @@ def choose_path(cores: Sequence[Tensor], num_rows: int, out_features: int) -> Pa
         >>> choose_path([torch.ones(2, 1, 8, 16), torch.ones(2, 16, 8, 1)], 4, 64)
         'rows'
     """
-    if not HAS_LIBRARY or cores[0].device.type != "cpu":
+    if not HAS_LIBRARY or cores[0].device.type != "cpu" or transformed():
         return "rows"
     costs = multiply_adds(
         [core.shape[0] for core in cores],
@@ -183,9 +186,11 @@ def _in_order(cores: list[Tensor], weight: Tensor, path: Path) -> tuple[list[Ten
     return linear_reference.last_first(cores, weight.contiguous()) if path == "suffix" else (cores, weight)
 
 
-for _name in ("tt_lookup_linear", "tt_materialize_linear"):
-    register_reference(_name, getattr(linear_reference, _name))
-    register_reference(f"{_name}_backward", getattr(linear_reference, f"{_name}_backward"))
+_OPS = {
+    name: register_op(name, getattr(linear_reference, name))
+    for first in ("tt_lookup_linear", "tt_materialize_linear")
+    for name in (first, f"{first}_backward")
+}
 
 
 @torch.library.register_fake("ttgraph::tt_lookup_linear")
@@ -219,7 +224,7 @@ def _save_lookup(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, Tensor, int, 
 
 def _lookup_backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, Tensor, None, None]:
     ids, weight, *cores = ctx.saved_tensors
-    grads = torch.ops.ttgraph.tt_lookup_linear_backward(grad, cores, ids, weight, ctx.reversed)
+    grads = _OPS["tt_lookup_linear_backward"](grad, cores, ids, weight, ctx.reversed)
     return grads[:-1], None, grads[-1], None, None
 
 
@@ -230,7 +235,7 @@ def _save_materialize(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, int, boo
 
 def _materialize_backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], Tensor, None, None]:
     weight, *cores = ctx.saved_tensors
-    grads = torch.ops.ttgraph.tt_materialize_linear_backward(grad, cores, weight, ctx.reversed)
+    grads = _OPS["tt_materialize_linear_backward"](grad, cores, weight, ctx.reversed)
     return grads[:-1], grads[-1], None, None
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
 from ttgraph.ops import reference
 from ttgraph.ops.checks import check_cores, check_integers, embedding_dim
 from ttgraph.ops.contraction import contracted
+from ttgraph.ops.transforms import register_op
 
 
 def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | None = None) -> Tensor:
@@ -49,12 +49,12 @@ def tt_lookup(cores: Sequence[Tensor], ids: Tensor, *, num_embeddings: int | Non
     cores, num_embeddings = check_cores("tt_lookup", cores, num_embeddings)
     check_integers("tt_lookup", "ids", ids, cores)
     flat = ids.reshape(-1)
-    rows = torch.ops.ttgraph.tt_lookup(contracted(cores, flat.shape[0]), flat, num_embeddings)
-    return rows.view(*ids.shape, embedding_dim(cores))
+    rows = lookup(contracted(cores, flat.shape[0]), flat, num_embeddings)
+    return rows.reshape(*ids.shape, embedding_dim(cores))
 
 
-register_reference("tt_lookup", reference.tt_lookup)
-register_reference("tt_lookup_backward", reference.tt_lookup_backward)
+lookup = register_op("tt_lookup", reference.tt_lookup)
+_lookup_backward = register_op("tt_lookup_backward", reference.tt_lookup_backward)
 
 
 @torch.library.register_fake("ttgraph::tt_lookup")
@@ -75,7 +75,7 @@ def _save(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, int], output: Tensor
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, None]:
     ids, *cores = ctx.saved_tensors
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return torch.ops.ttgraph.tt_lookup_backward(grad, cores, ids, deterministic), None, None
+    return _lookup_backward(grad, cores, ids, deterministic), None, None
 
 
 def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], Tensor, bool], output: list[Tensor]) -> None:

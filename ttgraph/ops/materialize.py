@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
 from ttgraph.ops import reference
 from ttgraph.ops.checks import check_cores, embedding_dim
 from ttgraph.ops.contraction import contracted
+from ttgraph.ops.lookup import lookup
+from ttgraph.ops.transforms import register_op, transformed
 
 
 def tt_materialize(cores: Sequence[Tensor], num_embeddings: int, begin: int = 0) -> Tensor:
@@ -42,8 +43,8 @@ def tt_materialize(cores: Sequence[Tensor], num_embeddings: int, begin: int = 0)
         if not 0 <= begin <= num_embeddings:
             raise ValueError(f"tt_materialize needs begin from 0 to num_embeddings={num_embeddings}, got {begin}")
         ids = torch.arange(begin, num_embeddings, device=cores[0].device)
-        return torch.ops.ttgraph.tt_lookup(contracted(cores, ids.shape[0]), ids, num_embeddings)
-    return torch.ops.ttgraph.tt_materialize(contracted(cores, num_embeddings), num_embeddings)
+        return lookup(contracted(cores, ids.shape[0]), ids, num_embeddings)
+    return materialize(contracted(cores, num_embeddings), num_embeddings)
 
 
 def tt_materialize_many(tables: Sequence[Sequence[Tensor]], num_embeddings: Sequence[int]) -> list[Tensor]:
@@ -66,8 +67,9 @@ def tt_materialize_many(tables: Sequence[Sequence[Tensor]], num_embeddings: Sequ
         cores, count = check_cores("tt_materialize", cores, count)
         parts.append(contracted(cores, count))
         counts.append(count)
-    if torch.compiler.is_compiling():  # which cannot look into the node below, and leaves nothing to save
-        return [torch.ops.ttgraph.tt_materialize(*table) for table in zip(parts, counts, strict=True)]
+    # Neither can look into the node below; torch.compile leaves nothing to save.
+    if torch.compiler.is_compiling() or transformed():
+        return [materialize(*table) for table in zip(parts, counts, strict=True)]
     return list(_Tables.apply([len(cores) for cores in parts], counts, *(core for cores in parts for core in cores)))
 
 
@@ -85,11 +87,12 @@ class _Tables(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         deterministic = torch.are_deterministic_algorithms_enabled()
-        backward = torch.ops.ttgraph.tt_materialize_backward.default
         tables = zip(grads, _split(ctx.saved_tensors, ctx.depths), strict=True)
         # Only those who differentiate twice look for gradients of gradients.
-        with contextlib.nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd():
-            return None, None, *(core for grad, cores in tables for core in backward(grad, cores, deterministic))
+        twice = torch.is_grad_enabled() or transformed()
+        with contextlib.nullcontext() if twice else torch._C._AutoDispatchBelowAutograd():
+            parts = (_materialize_backward(grad, cores, deterministic) for grad, cores in tables)
+            return None, None, *(core for part in parts for core in part)
 
 
 def _split(cores: Sequence[Tensor], depths: list[int]) -> list[list[Tensor]]:
@@ -97,8 +100,8 @@ def _split(cores: Sequence[Tensor], depths: list[int]) -> list[list[Tensor]]:
     return [[next(rest) for _ in range(depth)] for depth in depths]
 
 
-register_reference("tt_materialize", reference.tt_materialize)
-register_reference("tt_materialize_backward", reference.tt_materialize_backward)
+materialize = register_op("tt_materialize", reference.tt_materialize)
+_materialize_backward = register_op("tt_materialize_backward", reference.tt_materialize_backward)
 
 
 @torch.library.register_fake("ttgraph::tt_materialize")
@@ -117,7 +120,7 @@ def _save(ctx: Any, inputs: tuple[Sequence[Tensor], int], output: Tensor) -> Non
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
-    return torch.ops.ttgraph.tt_materialize_backward(grad, list(ctx.saved_tensors), deterministic), None
+    return _materialize_backward(grad, list(ctx.saved_tensors), deterministic), None
 
 
 def _save_backward(ctx: Any, inputs: tuple[Tensor, Sequence[Tensor], bool], output: list[Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ttgraph.ops import random_reference
 from ttgraph.ops.reference import widen
+from ttgraph.ops.transforms import transformed
 
 _LOW_32 = 0xFFFFFFFF
 _BLOCK = 1 << 16
@@ -29,8 +30,25 @@ def aggregate(x: Tensor, matrix: Sequence[Tensor], transposed: Sequence[Tensor],
     """
     (wide,) = widen([x])
     offsets, neighbours, weights = matrix
-    product = sparse((offsets, neighbours, weights.to(wide.dtype)), x.shape[0]) @ wide
-    return (product if root is None else product + root).to(x.dtype)
+    result = product((offsets, neighbours, weights.to(wide.dtype)), wide)
+    return (result if root is None else result + root).to(x.dtype)
+
+
+def product(matrix: Sequence[Tensor], x: Tensor) -> Tensor:
+    """A sparse matrix times rows: torch's own product, or one row an edge under what does not know that product.
+
+    Args:
+        matrix: As in ``aggregate``.
+        x: The rows.  # (num_sources, channels)
+
+    Returns:
+        The product.  # (num_rows, channels)
+    """
+    if not transformed():
+        return sparse(matrix, x.shape[0]) @ x
+    offsets, neighbours, weights = matrix
+    heard = weights.unsqueeze(1) * x[neighbours]
+    return heard.new_zeros(offsets.shape[0] - 1, x.shape[1]).index_add(0, _rows(offsets), heard)
 
 
 def sparse(matrix: Sequence[Tensor], num_sources: int) -> Tensor:
@@ -77,7 +95,8 @@ def attend(
     wide, sources, hearers = widen([x, source_scores, row_scores])
     rows, logits = _edge_scores(sources, hearers, matrix, slope)
     index = rows.unsqueeze(1).expand_as(logits)
-    most = torch.zeros_like(hearers).scatter_reduce(0, index, logits, "amax", include_self=False)
+    # Whatever is subtracted here comes back below, so that nothing is differentiated through it.
+    most = torch.zeros_like(hearers).scatter_reduce(0, index, logits, "amax", include_self=False).detach()
     total = torch.zeros_like(most).index_add(0, rows, (logits - most[rows]).exp())
     logsumexp = torch.where(total > 0, most + total.log(), 0)
     shares = _kept((logits - logsumexp[rows]).exp(), factors)
@@ -149,8 +168,8 @@ def _kept(shares: Tensor, factors: Tensor | None) -> Tensor:
 def _sums(x: Tensor, matrix: Sequence[Tensor], shares: Tensor) -> Tensor:
     """Head by head, a sparse matrix of these shares times rows."""  # (rows, heads, channels)
     heads = range(x.shape[1])
-    matrices = [sparse((*matrix[:2], shares[:, h].contiguous()), x.shape[0]) for h in heads]
-    return torch.stack([matrices[h] @ x[:, h].contiguous() for h in heads], dim=1)
+    matrices = [(*matrix[:2], shares[:, h].contiguous()) for h in heads]
+    return torch.stack([product(matrices[h], x[:, h].contiguous()) for h in heads], dim=1)
 
 
 def transpose(offsets: Tensor, neighbours: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import register_reference
 from ttgraph.ops import narrow_conv_reference as reference
 from ttgraph.ops.pointwise import has_kernels
 from ttgraph.ops.reference import second_derivative
+from ttgraph.ops.transforms import register_op
 
 
 def narrow_conv(
@@ -45,7 +45,7 @@ def narrow_conv(
         tensor([12., 18., 18., 18., 12.])
     """
     if has_kernels(x):
-        return torch.ops.ttgraph.narrow_conv(x, weight, stride, padding, dilation)
+        return _narrow_conv(x, weight, stride, padding, dilation)
     return reference.narrow_conv(x, weight, stride, padding, dilation)
 
 
@@ -54,8 +54,8 @@ def narrow_conv_pays(weight: Tensor) -> bool:
     return weight.shape[0] * weight.shape[1] <= 128
 
 
-register_reference("narrow_conv", reference.narrow_conv)
-register_reference("narrow_conv_backward", reference.narrow_conv_backward)
+_narrow_conv = register_op("narrow_conv", reference.narrow_conv)
+narrow_conv_backward = register_op("narrow_conv_backward", reference.narrow_conv_backward)
 
 
 @torch.library.register_fake("ttgraph::narrow_conv")
@@ -91,7 +91,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
     with_x = ctx.needs_input_grad[0]
-    grads = torch.ops.ttgraph.narrow_conv_backward(grad, *ctx.saved_tensors, *ctx.settings, with_x)
+    grads = narrow_conv_backward(grad, *ctx.saved_tensors, *ctx.settings, with_x)
     return grads[0] if with_x else None, grads[1], None, None, None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttgraph._library import HAS_LIBRARY, register_reference
+from ttgraph._library import HAS_LIBRARY
 from ttgraph.ops import pointwise_reference as reference
 from ttgraph.ops.reference import second_derivative
+from ttgraph.ops.transforms import register_op, transformed
 
 _DTYPES = (torch.float32, torch.float64)
 
@@ -37,17 +38,17 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensor([4., 4.])
     """
     if has_kernels(x):
-        return torch.ops.ttgraph.pointwise(x, weight, bias)
+        return _pointwise(x, weight, bias)
     return reference.pointwise(x, weight, bias)
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether the compiled library serves ``pointwise`` and ``narrow_conv`` of such a tensor."""
-    return HAS_LIBRARY and x.device.type == "cpu" and x.dtype in _DTYPES
+    """Whether the compiled library serves ``pointwise`` and ``narrow_conv`` of such a tensor, here and now."""
+    return HAS_LIBRARY and x.device.type == "cpu" and x.dtype in _DTYPES and not transformed()
 
 
-register_reference("pointwise", reference.pointwise)
-register_reference("pointwise_backward", reference.pointwise_backward)
+_pointwise = register_op("pointwise", reference.pointwise)
+pointwise_backward = register_op("pointwise_backward", reference.pointwise_backward)
 
 
 @torch.library.register_fake("ttgraph::pointwise")
@@ -69,7 +70,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
     with_x = ctx.needs_input_grad[0]
-    grads = torch.ops.ttgraph.pointwise_backward(grad, *ctx.saved_tensors, with_x, ctx.with_bias)
+    grads = pointwise_backward(grad, *ctx.saved_tensors, with_x, ctx.with_bias)
     return grads[0] if with_x else None, grads[1], grads[2] if ctx.with_bias else None
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttgraph.ops.transforms import values
+
 #: Among row ids: no id at all.
 NO_ID = -(2**63)
 
@@ -115,7 +117,7 @@ def second_derivative(
 
 def check_ids(op: str, ids: Tensor, num_embeddings: int, padding_idx: int = NO_ID) -> None:
     """Raises an IndexError that names the first id that is neither a row nor padding."""
-    ids = ids.long()  # a sentinel of 64 bits is none of 32
+    ids = values(ids).flatten().long()  # a sentinel of 64 bits is none of 32
     padding = (ids == padding_idx) & (padding_idx != NO_ID)
     outside = (((ids < 0) | (ids >= num_embeddings)) & ~padding).nonzero()
     if len(outside):
