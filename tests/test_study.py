@@ -30,6 +30,7 @@ from ttgraph.cnn import CNNConfig
 from ttgraph.compare import CompareConfig
 from ttgraph.graph import edge_homophily
 from ttgraph.init import spectral_energy
+from ttgraph.rec import RecConfig
 from ttgraph.study import Cell, HomophilyConfig, homophily_study
 from ttgraph.study.differences import Difference, alike, chosen, differences, rank_correlation
 from ttgraph.study.findings import correlations, findings, spelled
@@ -135,7 +136,7 @@ def test_a_bad_grid_is_refused(changes, message):
         replace(SMALL, **changes)
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, CompareConfig, CNNConfig, HomophilyConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, CompareConfig, CNNConfig, HomophilyConfig, RecConfig])
 def test_the_folder_of_results_may_be_a_string(kind):
     assert kind(out="runs/mine").out == Path("runs/mine")
     assert kind().out is None

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from ttgraph.compare.config import Floats
 from ttgraph.models.dlrm import TableKind, plan_tables
-from ttgraph.train.config import Ints, check_at_least, check_seed, check_threads, comma_separated
+from ttgraph.train.config import Ints, check_at_least, check_seed, check_threads, comma_separated, set_out
 
 LogName = Annotated[Positional[str], arg(metavar="DATA")]
 OptimizerName = Literal["adagrad", "adam", "sgd"]
@@ -67,6 +67,7 @@ class ClickConfig:
         counts = ("dim", "cache_warmup", "cache_every", "epochs", "batch_size", "evals_per_epoch", "patience")
         check_at_least(self, 1, *counts, "max_rows", "eval_rows")
         check_threads(self.threads)
+        set_out(self)
         check_at_least(self, 0, "min_rows")
         for name in ("bottom", "top"):
             if any(width < 1 for width in getattr(self, name)):
