@@ -22,9 +22,9 @@ from ttgraph.data.build import (
     check_labels,
     check_split_index,
 )
-from ttgraph.data.mixing import mix
 from ttgraph.data.recipe import Recipe
 from ttgraph.files import replacing
+from ttgraph.ops.random_reference import mix
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

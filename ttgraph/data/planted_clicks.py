@@ -14,8 +14,8 @@ import numpy as np
 
 from ttgraph.data.build import DataError
 from ttgraph.data.click_log import ClickLog, Rows, write_click_log
-from ttgraph.data.mixing import mix
 from ttgraph.files import replacing
+from ttgraph.ops.random_reference import GAMMA, mix
 
 # Rows of the tables of Criteo's Kaggle log, each value of a column its own row.
 KAGGLE_TABLE_SIZES = (
@@ -212,7 +212,7 @@ class _Table:
     def features(self, ranks: np.ndarray, share: float) -> np.ndarray:
         """Effect and latent vector of each item, (1 + _LATENT, count) float32 of unit variance."""
         clusters = self.place(ranks) * self.clusters // self.size  # a cluster is a range of places
-        bits = mix(ranks.astype(np.uint64) + np.uint64(self.keys[2]))
+        bits = mix((ranks.astype(np.uint64) + np.uint64(self.keys[2])) * GAMMA)
         features = self.of_cluster.take(clusters, axis=1)
         features *= math.sqrt(share)
         # Uniform numbers of unit variance, from 12 bits each: five of them in one hash.

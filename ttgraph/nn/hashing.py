@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttgraph.init.random import draw
+from ttgraph.nn.placement import chosen_device
 from ttgraph.ops.transforms import values
 from ttgraph.shape import TTShape
 
@@ -93,8 +95,7 @@ class _HashedTable(nn.Module):
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None) -> None:
         for parameter, std in self._starts():
-            numbers = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
-            parameter.copy_(std * numbers)
+            parameter.copy_(std * draw(parameter.shape, generator))
 
     def _starts(self) -> list[tuple[nn.Parameter, float]]:
         """The parameters and the standard deviations that they start with."""
@@ -186,7 +187,7 @@ class HashEmbedding(_HashedTable):
         super().__init__(num_embeddings, embedding_dim, num_buckets, num_hashes, std, seed)
         self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim, device=device))
         self._draw(generator)
-        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
+        self.to(device=chosen_device(device), dtype=dtype)
 
     @classmethod
     def plan(cls, num_embeddings: int, embedding_dim: int, *, max_params: int, **options: Any) -> HashEmbedding:
@@ -299,7 +300,7 @@ class PosHashEmbedding(_HashedTable):
         self._num_shares = parts[0] if intra else 1
         self.table = nn.Parameter(torch.empty(num_buckets, embedding_dim, device=device))
         self._draw(generator)
-        self.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
+        self.to(device=chosen_device(device), dtype=dtype)
 
     @property
     def num_levels(self) -> int:

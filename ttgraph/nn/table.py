@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ttgraph.init import from_matrix, gaussian
+from ttgraph.nn.placement import chosen_device
 from ttgraph.ops import tt_materialize
 from ttgraph.shape import TTShape
 
@@ -93,7 +94,7 @@ class TTTable(nn.Module):
                 col_factors=col_factors,
             )
             # torch's default device and dtype are read here, so that the layer follows them as nn.Embedding does.
-            device = torch.get_default_device() if device is None else device
+            device = chosen_device(device)
             dtype = dtype or torch.get_default_dtype()
             cores = self._drawn(generator)
         self.cores = nn.ParameterList(

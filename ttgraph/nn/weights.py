@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ttgraph.init import from_matrix, gaussian
 from ttgraph.init.split import SplitCores, leading, merge_split, split_orthogonal, split_svd
+from ttgraph.nn.placement import chosen_device
 from ttgraph.ops import tt_materialize, tt_materialize_many
 from ttgraph.shape import TTShape
 from ttgraph.split_shape import SplitShape
@@ -244,7 +245,7 @@ def make_weight(
     Source: He, Zhang, Ren, Sun, "Delving deep into rectifiers" (ICCV 2015).
     """
     weight = _kind(format).start(sizes, _std(sizes), wish, depth, generator, dtype or torch.get_default_dtype())
-    return weight.to(torch.get_default_device() if device is None else device)
+    return weight.to(chosen_device(device))
 
 
 def start_bias(
@@ -263,7 +264,7 @@ def start_bias(
     """
     bound = math.prod(sizes[1:]) ** -0.5
     bias = torch.empty(sizes[0], dtype=dtype, device="cpu").uniform_(-bound, bound, generator=generator)
-    return nn.Parameter(bias.to(torch.get_default_device() if device is None else device))
+    return nn.Parameter(bias.to(chosen_device(device)))
 
 
 @torch.no_grad()

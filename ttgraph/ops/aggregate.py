@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttgraph.ops import message_reference as reference
-from ttgraph.ops.transforms import register_op, transformed
+from ttgraph.ops.transforms import differentiated, register_op
 from ttgraph.ops.transpose import transpose
 
 
@@ -138,13 +138,8 @@ def aggregate(adj: Adjacency, x: Tensor, root: Tensor | None = None) -> Tensor:
             raise ValueError(
                 f"aggregate needs {name} as adj and x are, {x.dtype} on {adj.device}; got {part.dtype} on {part.device}"
             )
-    transposed = _parts(adj.transposed, x.dtype) if _wanted(x) else []
+    transposed = _parts(adj.transposed, x.dtype) if differentiated(x) else []
     return _aggregate(x, _parts(adj, x.dtype), transposed, root)
-
-
-def _wanted(*inputs: Tensor) -> bool:
-    """Whether the gradient of the op will be asked for."""
-    return torch.is_grad_enabled() and any(part.requires_grad for part in inputs) and not transformed()
 
 
 def _parts(adj: Adjacency, dtype: torch.dtype) -> list[Tensor]:

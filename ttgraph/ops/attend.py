@@ -11,7 +11,7 @@ from torch import Tensor
 from ttgraph.ops import message_reference as reference
 from ttgraph.ops.aggregate import Adjacency
 from ttgraph.ops.dropout import relu_dropout
-from ttgraph.ops.transforms import register_op
+from ttgraph.ops.transforms import differentiated, register_op
 
 
 def attend(
@@ -74,8 +74,7 @@ def attend(
     factors = None
     if training and p > 0:
         factors = relu_dropout(x.new_ones(adj.neighbours.shape[0], x.shape[1]), p)
-    needed = torch.is_grad_enabled() and any(part.requires_grad for part in (x, source_scores, row_scores))
-    transposed = list(adj.by_source) if needed else []
+    transposed = list(adj.by_source) if differentiated(x, source_scores, row_scores) else []
     matrix = [adj.offsets, adj.neighbours]
     return _attend(x, source_scores, row_scores, factors, matrix, transposed, negative_slope)[0]
 

@@ -1,4 +1,4 @@
-"""The truth of ``csrc/cpu/random.h``: random numbers by their number, as Python's integers or numpy's."""
+"""The truth of ``csrc/cpu/random.h``: random numbers by their number, as Python's integers or numpy's; a hash, too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 LOW_64 = 0xFFFFFFFFFFFFFFFF
-_GAMMA = 0x9E3779B97F4A7C15
+GAMMA = 0x9E3779B97F4A7C15
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -19,7 +19,7 @@ def mix(bits: Bits) -> Bits:
     """64 bits, each of which depends on each of those given.
 
     Args:
-        bits: 64 bits.  # int, or (size,) uint64
+        bits: 64 bits; where they are small numbers, times ``GAMMA``.  # int, or any shape, uint64
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
     """
@@ -38,7 +38,7 @@ def random_bits(stream: Bits, number: Bits) -> Bits:
     Returns:
         The bits.  # int, or (size,) uint64
     """
-    return mix((stream + (number + 1) * _GAMMA) & LOW_64)
+    return mix((stream + (number + 1) * GAMMA) & LOW_64)
 
 
 def below(limit: int | np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -67,4 +67,4 @@ def stream_of(seed: int) -> np.ndarray:
     Returns:
         What :func:`random_bits` takes.  # (1,) uint64
     """
-    return mix(np.array([seed & LOW_64], dtype=np.uint64) + _GAMMA)
+    return mix(np.array([seed & LOW_64], dtype=np.uint64) + GAMMA)

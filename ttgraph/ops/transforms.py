@@ -31,6 +31,15 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def differentiated(*inputs: Tensor) -> bool:
+    """Whether autograd will ask a compiled op for the gradient of some inputs.
+
+    Args:
+        *inputs: Those that have one.
+    """
+    return torch.is_grad_enabled() and any(part.requires_grad for part in inputs) and not transformed()
+
+
 def register_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
     """Registers the reference of a differentiable op, and gives what to call: the op, or under a transform that.
 
